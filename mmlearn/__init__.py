@@ -12,9 +12,9 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 _NAMES = {
-    "profile": "mmlearn.profile",
-    "device": "mmlearn.profile",
-    "expect": "mmlearn.expect",
+    "profile": "mmlearn.profiles",
+    "device": "mmlearn.profiles",
+    "expect": "mmlearn.expectations",
     "matches": "mmlearn.compare",
     "check_shape": "mmlearn.compare",
     "check": "mmlearn.exercises",
