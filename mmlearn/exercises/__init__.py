@@ -144,7 +144,8 @@ def _compare_with_solution(exercise: Exercise, fn: Callable) -> str | None:
         if not all(_same(a, b, 0.0) for a, b in zip(given, case, strict=True)):
             return f"your function changed its input in place; leave the input as it is\n{_show_inputs(case)}"
         if not _same(mine, right, exercise.atol):
-            return f"{_recognise(exercise, fn, cases) or _difference(mine, right)}\n{_show_inputs(case)}\n{_show('your answer', mine)}"
+            says = _recognise(exercise, fn, cases) or _difference(mine, right)
+            return f"{says}\n{_show_inputs(case)}\n{_show('your answer', mine)}"
     return None
 
 
