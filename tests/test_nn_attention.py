@@ -193,6 +193,14 @@ def test_a_query_without_keys_gets_zeros_and_no_bad_gradient(fused):
         assert (grad[1] == 0).all()
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_no_score_is_low_enough_to_look_past_the_mask(fused):
+    q, k, v = (torch.tensor([[[x]]]).double() for x in (1e6, -1e6, 1.0))
+    k, v = torch.cat([k, torch.zeros(1, 1, 1)], 1).double(), torch.cat([v, torch.zeros(1, 1, 1)], 1).double()
+    mask = torch.tensor([[True, False]])  # the hidden key scores 0, the visible one -1e12
+    assert scaled_dot_product_attention(q, k, v, mask, fused=fused).item() == 1.0
+
+
 def test_not_a_number_is_not_hidden():
     q, k, v = qkv(B)
     q[0, 0] = math.nan
