@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in ("MMLEARN_PROFILE", "MMLEARN_STRICT", "MMLEARN_SEED", "MMLEARN_EVENTS", "MMLEARN_RUNS", "MMLEARN_DEVICE"):
     os.environ.pop(name, None)
-install_import_hook(["mmlearn.nn", "mmlearn.models", "mmlearn.scenes", "mmlearn.data"], "typeguard.typechecked")
+install_import_hook(["mmlearn.nn", "mmlearn.models", "mmlearn.scenes", "mmlearn.data"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,9 @@ def test_png_is_a_small_palette_picture():
 def test_every_kind_of_figure_draws():
     to_png(mm.plot.heatmap(torch.eye(3), rows=list("abc"), columns=["left", "middle", "right"]))
     to_png(mm.plot.heatmap(torch.full((2, 2), float("-inf")).fill_diagonal_(0.5)))
-    to_png(mm.plot.curves({"a": ([1, 10], [torch.tensor(1.0), 2])}, xlabel="n", ylabel="s", log="xy", lines={"chance": 1}))
+    to_png(
+        mm.plot.curves({"a": ([1, 10], [torch.tensor(1.0), 2])}, xlabel="n", ylabel="s", log="xy", lines={"chance": 1})
+    )
     to_png(mm.plot.bars({"a": 0.2, "b": 0.9}, xlabel="accuracy", lines={"chance": 0.1}, title="t"))
     to_png(mm.plot.pictures([torch.rand(3, 8, 8), torch.rand(8, 8)], colours=["red", "green"], captions=["x", "y"]))
 
