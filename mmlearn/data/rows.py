@@ -1,0 +1,187 @@
+"""Rows as they are stored to rows one can train on: one schema, and every row left out is counted and told."""
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mmlearn.data.images import decode, open_picture
+from mmlearn.data.places import cache_folder, written_whole
+from mmlearn.data.sets import NamedSet
+from mmlearn.errors import DataError
+
+IN_MEMORY = 1 << 30  # bytes: larger splits are read from a memory-mapped file in the cache
+_BATCH = 1024
+_PLURAL = {"empty caption": "empty captions", "empty question": "empty questions", "empty answer": "empty answers",
+           "missing label": "missing labels", "repeated image_id": "repeated image_ids",
+           "missing picture": "missing pictures", "unreadable picture": "unreadable pictures",
+           "picture cut short": "pictures cut short",
+           "picture of more than 64 megapixels": "pictures of more than 64 megapixels"}  # fmt: skip
+
+
+def read(path: Path, columns: list[str] | None = None) -> Iterator:
+    """The record batches of one parquet file; a damaged file raises DataError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if columns is not None:
+                columns = [column for column in columns if column in file.schema_arrow.names]
+            yield from file.iter_batches(_BATCH, columns=columns)
+    except (pa.ArrowException, OSError, ValueError):
+        raise damaged(path) from None
+
+
+def count(path: Path) -> int:
+    """Rows of a parquet file, read from its end only."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError, ValueError):
+        raise damaged(path) from None
+
+
+def damaged(path: Path) -> DataError:
+    return DataError(f"{path} is not a complete parquet file: copy or fetch it again")
+
+
+def features(of: NamedSet, label_names=()):
+    """The ``datasets.Features`` of a set's rows."""
+    from datasets import ClassLabel, Features, Image, List, Value
+
+    types = {"image_id": Value("string"), "image": Image(mode="RGB"), "captions": List(Value("string")),
+             "question": Value("string"), "answer": Value("string"), "answers": List(Value("string")),
+             "label": ClassLabel(names=list(label_names or of.labels))}  # fmt: skip
+    return Features({column: types[column] for column in of.columns})
+
+
+def in_schema(batch, of: NamedSet, where: str, start: int = 0):
+    """One record batch with exactly the columns of the schema, in its order and types.
+
+    Labelled pictures without ``image_id`` are numbered from ``start``; any other missing column raises DataError.
+    """
+    import pyarrow as pa
+
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    if of.kind == "labels" and "image_id" not in columns:
+        columns["image_id"] = pa.array([f"{where}/{start + i}" for i in range(len(batch))])
+    missing = [column for column in of.columns if column not in columns]
+    if missing:
+        raise DataError(f"{where} has no column {', '.join(missing)}; it has {', '.join(batch.schema.names)}, "
+                        f"expected {', '.join(of.columns)}")
+    schema = features(of).arrow_schema
+    arrays = [_cast(columns[column], schema.field(column).type, column, where) for column in of.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _cast(column, wanted, name: str, where: str):
+    import pyarrow as pa
+
+    if name == "image" and pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        column = column.field("bytes")
+    kind = {"image": "encoded pictures", "label": "whole numbers", "captions": "lists of strings",
+            "answers": "lists of strings"}.get(name, "strings")  # fmt: skip
+    try:
+        if name == "image":
+            column = column.cast(pa.binary())
+            return pa.StructArray.from_arrays([column, pa.nulls(len(column), pa.string())], fields=list(wanted))
+        if name == "label" and not pa.types.is_integer(column.type):
+            raise pa.ArrowInvalid("no whole numbers")
+        return column.cast(wanted)
+    except (pa.ArrowException, ValueError, NotImplementedError):
+        raise DataError(f"column {name} of {where} holds {column.type}, expected {kind}") from None
+
+
+def picture_fault(data: bytes | None, deep: bool) -> str | None:
+    """Why a picture cannot be used, or None; ``deep`` decodes it, otherwise its header and end are read."""
+    if not data:
+        return "missing picture"
+    try:
+        decode(data) if deep else open_picture(data)
+    except DataError as error:
+        text = str(error)
+        return ("picture of more than 64 megapixels" if "megapixels" in text
+                else "picture cut short" if "cut short" in text else "unreadable picture")  # fmt: skip
+    return None
+
+
+def text_fault(row: dict, of: NamedSet) -> str | None:
+    """Why the words or the label of a row cannot be used, or None."""
+    if of.kind == "captions":
+        empty = not row["captions"] or not all(caption and caption.strip() for caption in row["captions"])
+        return "empty caption" if empty else None
+    if of.kind == "labels":
+        return None if row["label"] is not None and row["label"] >= 0 else "missing label"
+    for column in ("question", "answer"):
+        if not (row[column] and row[column].strip()):
+            return f"empty {column}"
+    return None
+
+
+def faults(batch, of: NamedSet, seen: set, deep: bool, pictures: bool = True) -> list[str | None]:
+    """For each row the reason to leave it out, or None. ``seen`` collects the image_ids of single-picture rows."""
+    found = []
+    words = [name for name in of.columns if name != "image"]
+    encoded = batch.column("image").field("bytes") if pictures else [None] * len(batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what PIL has to say of a picture comes as a fault
+        for row, data in zip(batch.select(words).to_pylist(), encoded, strict=True):
+            fault = text_fault(row, of)
+            if fault is None and of.kind != "questions":
+                fault = "repeated image_id" if row["image_id"] in seen else None
+                seen.add(row["image_id"])
+            if fault is None and pictures:
+                fault = picture_fault(data.as_py(), deep)
+            found.append(fault)
+    return found
+
+
+def kept(batches: Iterable, of: NamedSet, where: str, deep: bool, tally: Counter, pictures: bool = True) -> Iterator:
+    """The batches without the rows that cannot be used; ``tally`` counts all rows and each reason."""
+    import pyarrow as pa
+
+    seen: set = set()
+    for batch in batches:
+        batch = in_schema(batch, of, where, tally["rows"])
+        reasons = faults(batch, of, seen, deep, pictures)
+        tally["rows"] += len(batch)
+        tally.update(reason for reason in reasons if reason)
+        keep = [reason is None for reason in reasons]
+        yield batch if all(keep) else batch.filter(pa.array(keep))
+
+
+def tell(tally: Counter, where: str) -> str | None:
+    """The sentence about rows left out, or None; raises DataError where more than half would be."""
+    total = tally["rows"]
+    reasons = {reason: number for reason, number in tally.items() if reason != "rows" and number}
+    skipped = sum(reasons.values())
+    if not skipped:
+        return None
+    why = ", ".join(f"{n:,} {reason if n == 1 else _PLURAL.get(reason, reason)}" for reason, n in reasons.items())
+    if skipped * 2 > total:
+        raise DataError(f"{skipped:,} of {total:,} rows of {where} cannot be used ({why}): "
+                        "the files are damaged or laid out differently; data/README.md shows the schema")
+    return f"skipped {skipped:,} of {total:,} rows of {where}: {why}"
+
+
+def dataset(batches: Iterable, of: NamedSet, size: int, key: str):
+    """A ``datasets.Dataset`` of the batches: in memory, or memory-mapped from the cache when ``size`` is large."""
+    import pyarrow as pa
+    from datasets import Dataset, DatasetInfo
+
+    spec = features(of)
+    if size <= IN_MEMORY:
+        return Dataset(pa.Table.from_batches(batches, spec.arrow_schema), info=DatasetInfo(features=spec))
+    path = cache_folder() / "rows" / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.arrow"
+    with (
+        written_whole(path) as partial,
+        pa.OSFile(str(partial), "wb") as sink,
+        pa.ipc.new_stream(sink, spec.arrow_schema) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch)
+    return Dataset.from_file(str(path), info=DatasetInfo(features=spec))
