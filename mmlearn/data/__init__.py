@@ -9,6 +9,7 @@
 
 from mmlearn.data.batching import batches
 from mmlearn.data.images import augment, decode, denormalise, normalise, to_rgb, to_tensor
+from mmlearn.data.original import add
 from mmlearn.data.registry import Check, FileCheck, Found, available, check, how_to_get, listing, load
 from mmlearn.data.sets import names
 from mmlearn.data.text import (
@@ -39,6 +40,7 @@ __all__ = [
     "Tokenizer",
     "WordPieceTokenizer",
     "WordTokenizer",
+    "add",
     "augment",
     "available",
     "batches",

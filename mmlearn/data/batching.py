@@ -21,8 +21,9 @@ def batches(n: int, batch_size: int, seed: int = 0, shuffle: bool = True):
     >>> images[index(0)]  # the pictures of the first step
     """
     if n < 1 or batch_size < 1:
-        raise DataError(f"batches needs at least one sample and a batch of at least one, "
-                        f"not n={n} and batch_size={batch_size}")
+        raise DataError(
+            f"batches needs at least one sample and a batch of at least one, not n={n} and batch_size={batch_size}"
+        )
     steps_per_epoch = -(-n // batch_size)
 
     @lru_cache(maxsize=2)

@@ -50,8 +50,10 @@ def fetch(of: NamedSet, split: str) -> list[Path]:
         wanted = sorted(file for file in present if fnmatch(file, hub.files[split]))
         paths = [Path(hf_hub_download(hub.repo, file, repo_type="dataset", revision=hub.revision)) for file in wanted]
     except Exception as error:  # many kinds, from several libraries
-        raise DataError(f"the Hub did not give {of.name}/{split} ({type(error).__name__}): "
-                        "try again later, or add the original files with mmlearn data add") from None
+        raise DataError(
+            f"the Hub did not give {of.name}/{split} ({type(error).__name__}): "
+            "try again later, or add the original files with mmlearn data add"
+        ) from None
     if not paths:
         raise DataError(f"the Hub has no files {hub.files[split]} in {hub.repo} at revision {hub.revision}")
     for file, path in zip(wanted, paths, strict=True):
@@ -94,8 +96,9 @@ def _source(batch, names: str | tuple[str, ...], of: NamedSet, path: Path):
 
     for name in [names] if isinstance(names, str) else names:
         if name not in batch.schema.names:
-            raise DataError(f"{path.name} of {of.hub.repo} has no column {name}; "
-                            f"it has {', '.join(batch.schema.names)}")
+            raise DataError(
+                f"{path.name} of {of.hub.repo} has no column {name}; it has {', '.join(batch.schema.names)}"
+            )
     if not isinstance(names, str):
         columns = [batch.column(name).to_pylist() for name in names]
         return pa.array([list(row) for row in zip(*columns, strict=True)], pa.list_(pa.string()))

@@ -117,9 +117,7 @@ def denormalise(images: Float[Tensor, "*B 3 H W"]) -> UInt8[Tensor, "*B 3 H W"]:
     return ((images.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def augment(
-    images: Tensor, generator: torch.Generator | None = None, flip: bool = True, pad: int = 4
-) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator | None = None, flip: bool = True, pad: int = 4) -> Tensor:
     """Shift each picture by up to ``pad`` pixels and mirror half of them, all at once on their device.
 
     Args:
@@ -188,8 +186,9 @@ def _decode_all(encoded: dict, image_size: int, ds) -> Tensor:
                 result[number] = np.asarray(decode(data, image_size)).transpose(2, 0, 1)  # (H, W, 3) → (3, H, W)
             except DataError as error:
                 name = ds["image_id"][row] if "image_id" in ds.column_names else "no image_id"
-                raise DataError(f"row {row} ({name}): {error}; "
-                                "data.load(name, split, deep=True) leaves such rows out") from None
+                raise DataError(
+                    f"row {row} ({name}): {error}; data.load(name, split, deep=True) leaves such rows out"
+                ) from None
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         list(pool.map(decode_some, range(0, len(jobs), 64)))

@@ -37,7 +37,7 @@ def load(name: str, split: str = "train", *, n: int | None = None, deep: bool = 
     checked_split(name, split, of.rows)
     where, tally = f"{name}/{split}", Counter()
     files = local_files(of, split)
-    batches, paths = (_local(of, files, where, deep, tally) if files else _from_hub(of, split, where, deep, tally))
+    batches, paths = _local(of, files, where, deep, tally) if files else _from_hub(of, split, where, deep, tally)
     key = f"{where} {deep} " + " ".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in paths)
     ds = rows.dataset(batches, of, _joined_size(of, files, paths), key)
     if sentence := rows.tell(tally, where):
@@ -57,8 +57,10 @@ def how_to_get(name: str) -> str:
     of = named(name)
     online = (f', or fetch {of.hub.size} from the Hub with data.load("{name}", "{next(iter(of.hub.files))}")'
               if of.hub else "")  # fmt: skip
-    return (f"{name} is not on this machine: run `mmlearn data add {name} FOLDER` with the original files "
-            f"({of.original}){online}; data/{name}.md has the links and the licence.")
+    return (
+        f"{name} is not on this machine: run `mmlearn data add {name} FOLDER` with the original files "
+        f"({of.original}){online}; data/{name}.md has the links and the licence."
+    )
 
 
 def local_files(of: NamedSet, split: str) -> list[Path]:
@@ -119,17 +121,19 @@ def _picture_table(of: NamedSet, shared: Path, deep: bool):
     import pyarrow as pa
 
     number: dict[str, int | str] = {}
-    columns = []
+    columns, row = [], 0
     for batch in rows.read(shared):
         missing = {"image_id", "image"} - set(batch.schema.names)
         if missing:
-            raise DataError(f"{shared} has no column {', '.join(sorted(missing))}; "
-                            f"it has {', '.join(batch.schema.names)}")
+            raise DataError(
+                f"{shared} has no column {', '.join(sorted(missing))}; it has {', '.join(batch.schema.names)}"
+            )
         encoded = batch.column("image")
         columns.append(encoded.field("bytes") if pa.types.is_struct(encoded.type) else encoded)
         for image_id, data in zip(batch.column("image_id").to_pylist(), columns[-1], strict=True):
             fault = rows.picture_fault(data.as_py(), deep)
-            number.setdefault(image_id, sum(map(len, columns[:-1])) if fault is None else fault)
+            number.setdefault(image_id, row if fault is None else fault)
+            row += 1
     return pa.chunked_array(columns, pa.binary()), number
 
 

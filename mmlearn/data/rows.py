@@ -71,8 +71,10 @@ def in_schema(batch, of: NamedSet, where: str, start: int = 0):
         columns["image_id"] = pa.array([f"{where}/{start + i}" for i in range(len(batch))])
     missing = [column for column in of.columns if column not in columns]
     if missing:
-        raise DataError(f"{where} has no column {', '.join(missing)}; it has {', '.join(batch.schema.names)}, "
-                        f"expected {', '.join(of.columns)}")
+        raise DataError(
+            f"{where} has no column {', '.join(missing)}; it has {', '.join(batch.schema.names)}, "
+            f"expected {', '.join(of.columns)}"
+        )
     schema = features(of).arrow_schema
     arrays = [_cast(columns[column], schema.field(column).type, column, where) for column in of.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -163,8 +165,10 @@ def tell(tally: Counter, where: str) -> str | None:
         return None
     why = ", ".join(f"{n:,} {reason if n == 1 else _PLURAL.get(reason, reason)}" for reason, n in reasons.items())
     if skipped * 2 > total:
-        raise DataError(f"{skipped:,} of {total:,} rows of {where} cannot be used ({why}): "
-                        "the files are damaged or laid out differently; data/README.md shows the schema")
+        raise DataError(
+            f"{skipped:,} of {total:,} rows of {where} cannot be used ({why}): "
+            "the files are damaged or laid out differently; data/README.md shows the schema"
+        )
     return f"skipped {skipped:,} of {total:,} rows of {where}: {why}"
 
 

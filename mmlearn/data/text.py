@@ -53,8 +53,10 @@ class Tokenizer:
             if number == END:
                 break
             if not 0 <= number < self.vocab_size:
-                raise DataError(f"token {number} is not in the vocabulary of {self.vocab_size} tokens: "
-                                "decode with the tokenizer that encoded it")
+                raise DataError(
+                    f"token {number} is not in the vocabulary of {self.vocab_size} tokens: "
+                    "decode with the tokenizer that encoded it"
+                )
             if number not in (PAD, START):
                 kept.append(number)
         return self._join(kept)
@@ -84,8 +86,10 @@ class Tokenizer:
         if longest > width:
             if not truncate:
                 number, size = next((i, len(row) + 2) for i, row in enumerate(pieces) if len(row) + 2 > width)
-                raise DataError(f"caption {number} has {size} tokens, the model takes {width}: "
-                                "pass truncate=True to cut it (the end token is kept)")
+                raise DataError(
+                    f"caption {number} has {size} tokens, the model takes {width}: "
+                    "pass truncate=True to cut it (the end token is kept)"
+                )
             pieces = [row[: width - 2] for row in pieces]
         return _pack(pieces, width)
 
@@ -151,8 +155,9 @@ class _Trained(Tokenizer):
             return [encoding.ids for encoding in self._library.encode_batch_fast(texts)]
         except (TypeError, UnicodeEncodeError):
             number = next((i for i, text in enumerate(texts) if not _is_unicode(text)), 0)
-            raise DataError(f"caption {number} is not valid Unicode text: "
-                            "read its file with the right encoding") from None
+            raise DataError(
+                f"caption {number} is not valid Unicode text: read its file with the right encoding"
+            ) from None
 
     def _join(self, ids):
         return self._library.decode(ids, skip_special_tokens=False)
@@ -180,8 +185,9 @@ class BytePairTokenizer(_Trained):
 
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         if vocab_size < len(SPECIALS) + len(alphabet):
-            raise DataError(f"vocab_size={vocab_size} is too small for byte pairs: the 256 bytes and "
-                            "5 special tokens need 261")
+            raise DataError(
+                f"vocab_size={vocab_size} is too small for byte pairs: the 256 bytes and 5 special tokens need 261"
+            )
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size, min_frequency=min_count, special_tokens=list(SPECIALS),
             initial_alphabet=alphabet, show_progress=False,
