@@ -12,7 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean, stdev
@@ -56,8 +56,8 @@ def split_name(card: str) -> tuple[str, str]:
 
 def plain(value):
     """A value as JSON can hold it: tensors as numbers, paths without their folders, functions by their name."""
-    if hasattr(value, "item") and getattr(value, "size", None) is not None and callable(value.item):
-        value = value.item()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
@@ -68,7 +68,10 @@ def plain(value):
         return [plain(item) for item in value]
     if isinstance(value, Path):
         return value.name
-    return getattr(value, "__qualname__", None) or str(value)
+    if isinstance(value, partial):
+        return {plain(value.func): plain(value.keywords)}
+    text = getattr(value, "__qualname__", None) or str(value)
+    return type(value).__name__ if " at 0x" in text else text
 
 
 def thin(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tuple[int, float]]:

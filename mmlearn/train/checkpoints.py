@@ -209,7 +209,7 @@ class Saver:
             say(f"The checkpoint of step {self.run.steps} could not be saved ({why}): {last}; training goes on.")
             return
         self.own = [path for path in self.own if path != target][1 - KEEP :] + [target]
-        for path in self.folder.glob("step-*"):
+        for path in [*self.folder.glob("step-*"), *self.folder.glob(".step-*.part")]:
             if path not in self.own:
                 shutil.rmtree(path, ignore_errors=True)
 

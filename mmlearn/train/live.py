@@ -32,8 +32,8 @@ class Progress:
         quiet = not self.main or not recipe.live or os.environ.get("MMLEARN_QUIET") == "1"
         self.place = "quiet" if quiet else "notebook" if in_notebook() else "terminal"
         self.band = cards.band(recipe.card, recipe.profile) if recipe.card else None
-        self.started, self.first = perf_counter(), run.steps
-        self.shown = self.plotted = -1e9
+        self.started = self.shown = perf_counter()
+        self.first, self.plotted = run.steps, 0.0
         self.pause, self.picture, self.handle = PLOT_EVERY, "", None
 
     def __enter__(self) -> "Progress":
@@ -50,7 +50,7 @@ class Progress:
         every = LINE_EVERY if self.place == "notebook" or tty else HEARTBEAT
         if self.place == "quiet" or now - self.shown < every or not self.run.curve:
             return
-        self.shown = max(now, self.started) if self.shown > 0 or tty or self.place == "notebook" else now
+        self.shown = now
         if self.place == "notebook":
             self._display(self.line())
         else:
@@ -105,6 +105,8 @@ class Progress:
             self._put({"text/plain": summary, "text/html": f"<pre>{summary}</pre>"})
         else:
             say(summary)
+        if self.run.interrupted:
+            say("Interrupted: the model keeps what it has learned; run this again with a checkpoint folder to go on.")
         if verdict and self.place != "quiet":
             say(verdict)
         if in_notebook() and self.recipe.live and self.run.curve:

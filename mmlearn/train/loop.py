@@ -62,7 +62,8 @@ def fit(
     - *Validation*: ``validate(model)`` gives a dict of numbers every ``validate_every`` steps and at the end;
       ``stop_when(steps_done, loss, last_validation)`` ends the run early.
     - *Safety*: ``checkpoint`` is a folder; started again with the same arguments, the run goes on where it was.
-    - *Records*: ``card="00_start/two_tower"`` writes a run card with ``config`` (a profile or dict) and ``seed``.
+    - *Chance*: ``seed`` (default: the config's, else 0) seeds all random numbers at the start.
+    - *Records*: ``card="00_start/two_tower"`` writes a run card, with ``config`` (a profile or dict) in it.
 
     Raises :class:`TrainingError` for not-a-number, out of memory and nothing to train, and :class:`CheckpointError`
     for a checkpoint of something else. Ctrl-C returns the run with ``interrupted`` set.
@@ -85,7 +86,7 @@ def fit(
     log = Log(run, work, feed)
     clock = perf_counter() - run.seconds
     with Progress(run, recipe, work) as progress:
-        with CtrlC() as ctrl_c:
+        with CtrlC(active=work.world == 1) as ctrl_c:
             for step in range(run.steps, steps):
                 started = perf_counter()
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -115,10 +116,10 @@ def fit(
                 progress.update()
 
         optimizer.zero_grad()
-        log.read()
+        log.close()
         run.finished = run.stopped_early or run.steps == steps
         run.interrupted = not run.finished
-        if validate and run.finished and run.validation[-1:] != [(run.steps, run.last_validation)]:
+        if validate and run.finished and run.steps not in dict(run.validation):
             run.validation.append((run.steps, validated(validate, model)))
         saver.save()
         run.seconds = perf_counter() - clock

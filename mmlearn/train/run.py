@@ -77,4 +77,4 @@ class Run:
         self.metrics[name] = {key: cards.plain(item) for key, item in entry.items()}
         if self.card:
             cards.add_metric(self.card, name, self.metrics[name])
-        return self.metrics[name]["value"]
+        return float(value)

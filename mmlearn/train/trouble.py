@@ -21,14 +21,15 @@ def out_of_memory(error: BaseException) -> bool:
 class CtrlC:
     """While active, the first Ctrl-C (or the notebook's stop button) only sets ``pressed``; a second one interrupts.
 
-    The step at hand is finished, so that weights and optimiser stay together.
+    The step at hand is finished, so that weights and optimiser stay together. ``active=False`` changes nothing:
+    several processes are stopped by what started them.
     """
 
-    pressed = False
-    _before = None
+    def __init__(self, active: bool = True):
+        self.active, self.pressed, self._before = active, False, None
 
     def __enter__(self) -> "CtrlC":
-        if threading.current_thread() is threading.main_thread():
+        if self.active and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._handle)
         return self
 
@@ -40,7 +41,7 @@ class CtrlC:
     def __exit__(self, kind, error, trace) -> bool:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-        first = kind is KeyboardInterrupt and not self.pressed
+        first = self.active and kind is KeyboardInterrupt and not self.pressed
         self.pressed = self.pressed or first
         return first
 
@@ -123,7 +124,7 @@ def _first_bad_layer(work, batch) -> str | None:
             hooks.append(module.register_forward_hook(watch))
     try:
         with torch.no_grad(), work.accelerator.autocast():
-            work.accelerator.unwrap_model(work.module).loss(work.model, to_device(batch, work.device))
+            work.loss(work.model, to_device(batch, work.device))
     except RuntimeError:  # the explanation must not hide what it explains
         return None
     finally:

@@ -50,7 +50,7 @@ class Work:
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
         self.rank = self.accelerator.process_index
         self.largest: int | None = None
-        self.model = model.to(self.device).train()
+        self.model, self.loss = model.to(self.device).train(), loss
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise TrainingError("nothing to train: no parameter of the model has requires_grad=True")
@@ -64,9 +64,9 @@ class Work:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def prepare(self, optimizer: torch.optim.Optimizer):
-        """Wrap the model and the optimiser for precision and processes."""
-        self.module, optimizer = self.accelerator.prepare(self.module, optimizer)
-        return optimizer
+        """Wrap the model for precision and processes, and the optimiser where fp16 scales the loss."""
+        self.module, wrapped = self.accelerator.prepare(self.module, optimizer)
+        return wrapped if self.accelerator.scaler else optimizer
 
     def add_gradients(self, batch) -> tuple[Tensor, dict]:
         """Add the gradients of a batch's mean loss to the parameters; return this process's part of loss and numbers.
@@ -98,7 +98,11 @@ class Work:
             mean += loss.detach() * (n / total)
             for name, value in extra.items():
                 value = torch.as_tensor(value, device=self.device).detach().float()
-                numbers[name] = numbers.get(name, 0) + value * (n / total)
+                if value.numel() != 1:
+                    raise TrainingError(
+                        f"loss gave {name!r} of shape {tuple(value.shape)}: give one number for each name"
+                    )
+                numbers[name] = numbers.get(name, 0) + value.squeeze() * (n / total)
         return mean, numbers
 
     def _halve(self, tried: int, n: int) -> None:
@@ -182,6 +186,13 @@ class Log:
             self.run.grad_norms.append(norm)
             for name, value in extra.items():
                 self.run.extra.setdefault(name, []).append((step, self.work.total(value).item()))
+
+    def close(self) -> None:
+        """Read what is waiting; a step that was interrupted before its update does not count."""
+        self.read()
+        done = self.run.steps
+        self.run.curve, self.run.grad_norms = self.run.curve[:done], self.run.grad_norms[:done]
+        self.run.extra = {name: [p for p in points if p[0] < done] for name, points in self.run.extra.items()}
 
 
 def validated(validate: Callable, model: nn.Module) -> dict[str, float]:
