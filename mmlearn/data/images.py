@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor
 
 from mmlearn.data.places import cache_folder, written_whole
@@ -105,7 +105,7 @@ def to_tensor(
     return images if len(images) == len(index) else images[index]
 
 
-def normalise(images: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
+def normalise(images: Num[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
     """Values 0–255 to float32 in [-1, 1] (mean 0.5, standard deviation 0.5); the course has no other."""
     if images.is_floating_point():
         raise DataError("normalise takes uint8 pictures with values 0–255; these are already floating point")
@@ -197,6 +197,7 @@ def _decode_all(encoded: dict, image_size: int, ds) -> Tensor:
 
 def _cached(encoded: dict, image_size: int, ds) -> Tensor:
     """The decoded pictures from the cache, where the file is there and undamaged; else decoded and kept."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     key = hashlib.blake2b(f"{_VERSION} {image_size}".encode(), digest_size=16)
@@ -206,8 +207,13 @@ def _cached(encoded: dict, image_size: int, ds) -> Tensor:
     images = _read_cache(path, (len(encoded), 3, image_size, image_size))
     if images is None:
         images = _decode_all(encoded, image_size, ds)
-        with written_whole(path) as partial:
-            save_file({"images": images}, partial, metadata={"digest": _tensor_digest(images)})
+        try:
+            with written_whole(path) as partial:
+                save_file({"images": images}, partial, metadata={"digest": _tensor_digest(images)})
+        except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+            print(
+                f"the decoded pictures could not be kept in {path.parent} ({error}); they are decoded again next time"
+            )
     return images
 
 

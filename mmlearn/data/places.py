@@ -15,7 +15,7 @@ def home() -> Path:
 def data_places() -> list[Path]:
     """Folders searched for data sets, in order: ``$MMLEARN_DATA``, then ``data/``."""
     chosen = os.environ.get("MMLEARN_DATA")
-    return [Path(chosen).expanduser()] * bool(chosen) + [home() / "data"]
+    return [Path(place).expanduser() for place in (chosen, home() / "data") if place]
 
 
 def cache_folder() -> Path:

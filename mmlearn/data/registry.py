@@ -162,10 +162,21 @@ class Found:
     problems: tuple[str, ...]
     how_to_get: str
 
+    def __str__(self) -> str:
+        if self.folder is None:
+            return f"○ {self.how_to_get}"
+        sizes = ", ".join(f"{split} {number:,}" for split, number in self.rows.items())
+        return "\n  ".join(
+            [f"{'✗' if self.problems else '✓'} {self.name}: {sizes} rows in {self.folder}", *self.problems]
+        )
+
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One parquet file: rows, bytes, SHA-256, whether that is the known checksum (None: none is known)."""
+    """One parquet file: rows, bytes, SHA-256; ``known`` is True where that is a published file, else None.
+
+    A set converted by ``data.add`` has no published checksum: its bytes depend on the library's version.
+    """
 
     file: str
     rows: int
@@ -189,6 +200,17 @@ class Check:
     @property
     def ok(self) -> bool:
         return bool(self.rows) and not self.problems
+
+    def __str__(self) -> str:
+        mark = {True: "known checksum", None: "no checksum known"}
+        files = [
+            f"{f.file}: {f.rows:,} rows, {f.bytes / 1e6:.1f} MB, sha256 {f.sha256} ({mark[f.known]})"
+            for f in self.files
+        ]
+        head = (
+            f"{'✓' if self.ok else '✗'} {self.name}: {self.decoded:,} pictures decoded, {len(self.problems)} problems"
+        )
+        return "\n  ".join([head, *files, *self.problems])
 
 
 def listing() -> list[Found]:
@@ -243,8 +265,8 @@ def _check_files(of: NamedSet) -> tuple[FileCheck, ...]:
         except DataError:
             size = 0
         digest = hub.sha256(path)
-        known = digest in of.hub.sha256.values() if of.hub else False
-        checks.append(FileCheck(path.name, size, path.stat().st_size, digest, known or None))
+        known = True if of.hub and digest in of.hub.sha256.values() else None
+        checks.append(FileCheck(path.name, size, path.stat().st_size, digest, known))
     return tuple(checks)
 
 

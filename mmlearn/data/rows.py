@@ -1,6 +1,7 @@
 """Rows as they are stored to rows one can train on: one schema, and every row left out is counted and told."""
 
 import hashlib
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,23 +14,17 @@ from mmlearn.errors import DataError
 
 IN_MEMORY = 1 << 30  # bytes: larger splits are read from a memory-mapped file in the cache
 _BATCH = 1024
-_PLURAL = {"empty caption": "empty captions", "empty question": "empty questions", "empty answer": "empty answers",
-           "missing label": "missing labels", "repeated image_id": "repeated image_ids",
-           "missing picture": "missing pictures", "unreadable picture": "unreadable pictures",
-           "picture cut short": "pictures cut short",
-           "picture of more than 64 megapixels": "pictures of more than 64 megapixels"}  # fmt: skip
+_NOUN = re.compile(r"\b(picture|caption|question|answer|label|image_id)\b")
 
 
-def read(path: Path, columns: list[str] | None = None) -> Iterator:
+def read(path: Path) -> Iterator:
     """The record batches of one parquet file; a damaged file raises DataError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            if columns is not None:
-                columns = [column for column in columns if column in file.schema_arrow.names]
-            yield from file.iter_batches(_BATCH, columns=columns)
+            yield from file.iter_batches(_BATCH)
     except (pa.ArrowException, OSError, ValueError):
         raise damaged(path) from None
 
@@ -49,13 +44,13 @@ def damaged(path: Path) -> DataError:
     return DataError(f"{path} is not a complete parquet file: copy or fetch it again")
 
 
-def features(of: NamedSet, label_names=()):
+def features(of: NamedSet):
     """The ``datasets.Features`` of a set's rows."""
     from datasets import ClassLabel, Features, Image, List, Value
 
     types = {"image_id": Value("string"), "image": Image(mode="RGB"), "captions": List(Value("string")),
              "question": Value("string"), "answer": Value("string"), "answers": List(Value("string")),
-             "label": ClassLabel(names=list(label_names or of.labels))}  # fmt: skip
+             "label": ClassLabel(names=list(of.labels))}  # fmt: skip
     return Features({column: types[column] for column in of.columns})
 
 
@@ -89,6 +84,8 @@ def _cast(column, wanted, name: str, where: str):
             "answers": "lists of strings"}.get(name, "strings")  # fmt: skip
     try:
         if name == "image":
+            if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+                raise pa.ArrowInvalid("no bytes")
             column = column.cast(pa.binary())
             return pa.StructArray.from_arrays([column, pa.nulls(len(column), pa.string())], fields=list(wanted))
         if name == "label" and not pa.types.is_integer(column.type):
@@ -103,7 +100,9 @@ def picture_fault(data: bytes | None, deep: bool) -> str | None:
     if not data:
         return "missing picture"
     try:
-        decode(data) if deep else open_picture(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PIL has to say of a picture becomes its fault
+            decode(data) if deep else open_picture(data)
     except DataError as error:
         text = str(error)
         return ("picture of more than 64 megapixels" if "megapixels" in text
@@ -117,7 +116,9 @@ def text_fault(row: dict, of: NamedSet) -> str | None:
         empty = not row["captions"] or not all(caption and caption.strip() for caption in row["captions"])
         return "empty caption" if empty else None
     if of.kind == "labels":
-        return None if row["label"] is not None and row["label"] >= 0 else "missing label"
+        if row["label"] is None:
+            return "missing label"
+        return None if 0 <= row["label"] < len(of.labels) else "label out of range"
     for column in ("question", "answer"):
         if not (row[column] and row[column].strip()):
             return f"empty {column}"
@@ -129,16 +130,14 @@ def faults(batch, of: NamedSet, seen: set, deep: bool, pictures: bool = True) ->
     found = []
     words = [name for name in of.columns if name != "image"]
     encoded = batch.column("image").field("bytes") if pictures else [None] * len(batch)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what PIL has to say of a picture comes as a fault
-        for row, data in zip(batch.select(words).to_pylist(), encoded, strict=True):
-            fault = text_fault(row, of)
-            if fault is None and of.kind != "questions":
-                fault = "repeated image_id" if row["image_id"] in seen else None
-                seen.add(row["image_id"])
-            if fault is None and pictures:
-                fault = picture_fault(data.as_py(), deep)
-            found.append(fault)
+    for row, data in zip(batch.select(words).to_pylist(), encoded, strict=True):
+        fault = text_fault(row, of)
+        if fault is None and of.kind != "questions":
+            fault = "repeated image_id" if row["image_id"] in seen else None
+            seen.add(row["image_id"])
+        if fault is None and pictures:
+            fault = picture_fault(data.as_py(), deep)
+        found.append(fault)
     return found
 
 
@@ -163,7 +162,7 @@ def tell(tally: Counter, where: str) -> str | None:
     skipped = sum(reasons.values())
     if not skipped:
         return None
-    why = ", ".join(f"{n:,} {reason if n == 1 else _PLURAL.get(reason, reason)}" for reason, n in reasons.items())
+    why = ", ".join(f"{n:,} {reason if n == 1 else _NOUN.sub(r'\1s', reason, 1)}" for reason, n in reasons.items())
     if skipped * 2 > total:
         raise DataError(
             f"{skipped:,} of {total:,} rows of {where} cannot be used ({why}): "

@@ -62,7 +62,7 @@ class Tokenizer:
         return self._join(kept)
 
     def __call__(
-        self, texts: Sequence[str] | str, max_len: int | None = None, truncate: bool = False
+        self, texts: Sequence | str, max_len: int | None = None, truncate: bool = False
     ) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
         """Encode many texts at once.
 
@@ -174,7 +174,7 @@ class BytePairTokenizer(_Trained):
 
     kind = "byte_pair"
 
-    def __init__(self, vocab: Sequence[str], merges: Sequence[tuple[str, str]]):
+    def __init__(self, vocab: Sequence[str], merges: Sequence[Sequence[str]]):
         self.merges = tuple(tuple(pair) for pair in merges)
         super().__init__(vocab)
 
@@ -282,7 +282,7 @@ def _room(vocab_size: int) -> int:
     return vocab_size - len(SPECIALS)
 
 
-def _checked(texts: Iterable[str]) -> list[str]:
+def _checked(texts: Iterable) -> list[str]:
     texts = list(texts)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
