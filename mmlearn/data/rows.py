@@ -162,13 +162,17 @@ def tell(tally: Counter, where: str) -> str | None:
     skipped = sum(reasons.values())
     if not skipped:
         return None
-    why = ", ".join(f"{n:,} {reason if n == 1 else _NOUN.sub(r'\1s', reason, 1)}" for reason, n in reasons.items())
+    why = ", ".join(f"{n:,} {reason if n == 1 else _many(reason)}" for reason, n in reasons.items())
     if skipped * 2 > total:
         raise DataError(
             f"{skipped:,} of {total:,} rows of {where} cannot be used ({why}): "
             "the files are damaged or laid out differently; data/README.md shows the schema"
         )
     return f"skipped {skipped:,} of {total:,} rows of {where}: {why}"
+
+
+def _many(reason: str) -> str:
+    return _NOUN.sub(r"\1s", reason, count=1)
 
 
 def dataset(batches: Iterable, of: NamedSet, size: int, key: str):
