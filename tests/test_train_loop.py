@@ -427,7 +427,7 @@ import test_train_loop as t
 from safetensors.torch import save_file
 t.torch.set_num_threads(1)
 model = t.network()
-model.unused = t.nn.Linear(2, 2)
+model[0].unused = t.nn.Linear(2, 2)
 run = t.fit(model, partial(t.task, n=7), loss=lambda m, b: (t.loss_of(m, b), {"size": float(len(b[0]))}),
             steps=6, lr=0.05, accumulate=2, checkpoint=sys.argv[2] + "/c", checkpoint_every=2, card="00_start/two")
 if run.card:

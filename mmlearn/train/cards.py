@@ -193,14 +193,29 @@ def read(path: Path) -> dict | None:
     """A card; None with one sentence where the file is broken."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        lacking = [key for key in ("chapter", "name", "profile", "seed", "curve", "metrics") if key not in data]
-        if not lacking:
+        why = _fault(data)
+        if not why:
             return data
-        why = f"it lacks {lacking[0]}"
     except (OSError, ValueError, TypeError) as error:
         why = f"it cannot be read, {type(error).__name__}"
     print(f"The card {Path(path).name} is left out: {why}.")
     return None
+
+
+def _fault(data) -> str:
+    """What is wrong with the content of a card; empty where nothing is."""
+    if not isinstance(data, dict):
+        return "it is not a card"
+    for key, kind in {"chapter": str, "name": str, "profile": str, "seed": int, "curve": dict, "metrics": dict}.items():
+        if key not in data:
+            return f"it lacks {key}"
+        if not isinstance(data[key], kind):
+            return f"its {key} is {data[key]!r}"
+    steps, losses = data["curve"].get("step", []), data["curve"].get("loss", [])
+    if len(steps) != len(losses) or not all(isinstance(value, int | float) for value in [*steps, *losses]):
+        return "its curve is incomplete"
+    broken = [name for name, entry in data["metrics"].items() if not isinstance(entry, dict) or "value" not in entry]
+    return f"its metric {broken[0]} has no value" if broken else ""
 
 
 def references(card: str, profile: str, folder: Path | None = None) -> list[dict]:
@@ -272,6 +287,7 @@ def gather(from_folder: Path | str, to: Path | str = "results") -> list[Path]:
         data = read(path)
         if data is None or data["profile"] == "smoke" or data.get("interrupted"):
             continue
+        split_name(f"{data['chapter']}/{data['name']}")
         target = Path(to) / data["chapter"] / f"{data['name']}-{data['profile']}-seed{data['seed']}.json"
         _store(target, data)
         written.append(target)
