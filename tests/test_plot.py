@@ -8,7 +8,7 @@ from PIL import Image
 
 import mmlearn as mm
 from mmlearn.errors import MMLearnError, ShapeError
-from mmlearn.plot.figures import to_png
+from mmlearn.plot.figures import shrink, to_png
 
 
 def test_show_needs_alt_text_that_says_something():
@@ -27,10 +27,15 @@ def test_alt_text_reaches_the_output(monkeypatch):
     assert shown[0]._repr_mimebundle_()[1]["image/png"]["alt"] == "The loss falls from 3 to 1."
 
 
-def test_png_is_a_small_palette_picture():
-    data = to_png(mm.plot.pictures(torch.randint(0, 255, (8, 3, 32, 32), dtype=torch.uint8), ["a caption"] * 8))
-    assert Image.open(io.BytesIO(data)).mode == "P"
-    assert len(data) < 80_000
+def test_curves_are_small_palette_pictures_and_drawn_scenes_keep_their_colours():
+    curve = to_png(mm.plot.curves({"loss": [3, 2, 1]}, xlabel="step", ylabel="loss"))
+    assert Image.open(io.BytesIO(curve)).mode == "P"
+    assert len(curve) < 20_000
+    scenes = mm.scenes.draw(mm.scenes.World("hard").scenes("train", range(16)), image_size=96)
+    sheet = to_png(mm.plot.pictures(scenes))
+    assert Image.open(io.BytesIO(sheet)).mode == "RGB"
+    assert len(sheet) < 250_000
+    assert shrink(curve) == curve
 
 
 def test_every_kind_of_figure_draws():
