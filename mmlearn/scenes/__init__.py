@@ -3,7 +3,7 @@
 world = World("medium"); batch = world.scenes("train", range(8)); images = draw(batch); captions = world.captions(batch)
 """
 
-from mmlearn.scenes.draw import boxes, draw, masks
+from mmlearn.scenes.drawing import boxes, draw, masks
 from mmlearn.scenes.language import (
     Facts,
     FactScore,
@@ -32,7 +32,7 @@ from mmlearn.scenes.vocabulary import (
 from mmlearn.scenes.world import Samples, World, compose, gallery
 
 __all__ = [
-    "BACKGROUNDS", "COLOURS", "FILLS", "HELD_OUT", "LEVELS", "PLACES", "QUESTION_TYPES", "RELATIONS", "SHAPES", "SIZES", "SPLITS",
-    "FactScore", "Facts", "Grammar", "ObjectFact", "ParseError", "Question", "Samples", "Scenes", "World",
+    "BACKGROUNDS", "COLOURS", "FILLS", "HELD_OUT", "LEVELS", "PLACES", "QUESTION_TYPES", "RELATIONS", "SHAPES", "SIZES",
+    "SPLITS", "FactScore", "Facts", "Grammar", "ObjectFact", "ParseError", "Question", "Samples", "Scenes", "World",
     "boxes", "compose", "draw", "facts", "facts_of_each", "gallery", "masks", "parse", "score",
 ]  # fmt: skip

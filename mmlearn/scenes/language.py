@@ -1,15 +1,15 @@
 """The language of the drawn world: captions from a grammar, a parser that reads them back, and exact probabilities.
 
-A level has five templates, a template one or more patterns, a pattern words and slots: `{Acolour1}` is the colour of the
-object mentioned first, with its article; `{place2}` the place of the second, with its preposition; `{rel}` a relation of the
-first to the second. No sentence comes from two patterns of a level, so its probability is one product.
+A level has five templates, a template one or more patterns, a pattern words and slots: `{Acolour1}` is the colour of
+the object mentioned first, with its article; `{place2}` the place of the second, with its preposition; `{rel}` a
+relation of the first to the second. No sentence comes from two patterns of a level, so its probability is one product.
 """
 
 import itertools
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import torch
@@ -50,7 +50,10 @@ EASY = (
     ("a picture of {Acolour1} {shape1}", "a drawing of {Acolour1} {shape1}"),
 )
 MEDIUM = (
-    ("{Acolour1} {shape1} and {Acolour2} {shape2}", "a picture of {Acolour1} {shape1} and {Acolour2} {shape2}"),
+    (
+        "{Acolour1} {shape1} and {Acolour2} {shape2}",
+        "a picture of {Acolour1} {shape1} and {Acolour2} {shape2}",
+    ),
     (
         "{Asize1} {colour1} {shape1} {rel} {Asize2} {colour2} {shape2}",
         "there is {Asize1} {colour1} {shape1} {rel} {Asize2} {colour2} {shape2}",
@@ -195,7 +198,7 @@ class _Node:
         node.patterns.append(pattern)
 
     def read(self, words: list[str], at: int, values: dict[str, int], reached: list[int]):
-        """All readings of words[at:]: pairs of a pattern and its slots' values. `reached` keeps the farthest word read."""
+        """All readings of words[at:], as patterns with their slots' values; `reached` keeps the farthest word read."""
         if at == len(words):
             yield from ((pattern, values) for pattern in self.patterns)
         for element, node in self.next.items():
@@ -242,7 +245,8 @@ class ObjectFact:
 class Facts:
     """What a caption says, or what is true of a scene.
 
-    objects: in the order of mention; relations: (i, relation, j), "object i is left of object j"; count: the number of objects.
+    objects: in the order of mention; relations: (i, relation, j), "object i is left of object j"; count: how many
+    objects there are.
     """
 
     objects: tuple[ObjectFact, ...]
@@ -279,7 +283,9 @@ def parse(caption: str) -> Facts:
 def said_by(pattern: Pattern, values: dict[str, int]) -> Facts:
     """The facts that a pattern states with these values in its slots."""
     objects = tuple(
-        ObjectFact(**{kind: NAMES[kind][values[f"{kind}{m}"]] for kind in ATTRIBUTES if f"{kind}{m}" in values})
+        ObjectFact(
+            **{kind: NAMES[kind][values[f"{kind}{m}"]] for kind in ATTRIBUTES if f"{kind}{m}" in values}
+        )
         for m in range(pattern.mentions)
     )
     relations = ((0, RELATIONS[values["rel0"]], 1),) if "rel0" in values else ()
@@ -311,7 +317,8 @@ def facts_of_each(scenes: Scenes) -> list[Facts]:
     out = []
     for n, *attributes in rows:
         objects = [
-            ObjectFact(*[names[a[k]] for names, a in zip(NAMES.values(), attributes, strict=True)]) for k in range(n)
+            ObjectFact(*[names[a[k]] for names, a in zip(NAMES.values(), attributes, strict=True)])
+            for k in range(n)
         ]
         cells = attributes[-1]
         relations = [(i, r, j) for i in range(n) for j in range(n) for r in _relations(cells[i], cells[j])]
@@ -340,19 +347,26 @@ def score(caption: str | Facts, scene: Scenes | Facts) -> FactScore:
     total = sum(map(len, stated)) + len(said.relations) + (said.count is not None)
     candidates = [*range(len(truth.objects)), *[-1] * max(0, len(said.objects) - len(truth.objects))]
     right = [
-        [sum(getattr(truth.objects[i], k) == v for k, v in s) if i >= 0 else 0 for i in candidates] for s in stated
+        [sum(getattr(truth.objects[i], k) == v for k, v in s) if i >= 0 else 0 for i in candidates]
+        for s in stated
     ]
     known = set(truth.relations)
 
     def agreeing(order):
         own = sum(right[m][c] for m, c in enumerate(order))
-        return own, sum((candidates[order[a]], r, candidates[order[b]]) in known for a, r, b in said.relations)
+        return own, sum(
+            (candidates[order[a]], r, candidates[order[b]]) in known for a, r, b in said.relations
+        )
 
     orders = itertools.permutations(range(len(candidates)), len(said.objects))
     best = max(orders, key=lambda order: sum(agreeing(order)))
     true = sum(agreeing(best)) + (said.count == truth.count)
     meant = [truth.objects[candidates[c]] if candidates[c] >= 0 else None for c in best]
-    told = sum(o is not None and getattr(o, k) == v != "solid" for o, s in zip(meant, stated, strict=True) for k, v in s)
+    told = sum(
+        o is not None and getattr(o, k) == v != "solid"
+        for o, s in zip(meant, stated, strict=True)
+        for k, v in s
+    )
     to_tell = sum(4 + (o.fill != "solid") for o in truth.objects)
     return FactScore(true, total - true, to_tell - told)
 
@@ -384,7 +398,9 @@ class Grammar:
     @property
     def patterns_of_template(self) -> list[tuple[str, ...]]:
         """The pattern texts of each of the five templates."""
-        texts = [[p.text for (_, t), ps in self.patterns.items() if t == k for p in ps] for k in range(N_TEMPLATES)]
+        texts = [
+            [p.text for (_, t), ps in self.patterns.items() if t == k for p in ps] for k in range(N_TEMPLATES)
+        ]
         return [tuple(dict.fromkeys(t)) for t in texts]
 
     def entropy(self, template: int | None = None) -> float:
@@ -416,10 +432,13 @@ class Grammar:
         return math.log(p) if p > 0 else -math.inf
 
     def sentences(self):
-        """Every sentence of the language with a probability above zero, one by one (only `easy` is small: thousands)."""
+        """Every sentence that can occur, one by one: 8,460 for `easy`, too many to list for the others."""
         for pattern in self.weights:
             for values in itertools.product(*[range(len(e.choices)) for e in pattern.slots]):
-                if slot_probability(pattern, {e.name: v for e, v in zip(pattern.slots, values, strict=True)}) > 0:
+                if (
+                    slot_probability(pattern, {e.name: v for e, v in zip(pattern.slots, values, strict=True)})
+                    > 0
+                ):
                     yield pattern.write(*[[v] for v in values])[0]
 
 
@@ -430,7 +449,9 @@ def slot_probability(pattern: Pattern, values: dict[str, int]) -> float:
     places = [v for name, v in values.items() if name.startswith("place")]
     if len(set(places)) < len(places):
         return 0.0
-    return _pairs_probability(colours, shapes) / (2 ** kinds["size"] * 4 ** kinds["fill"] * 4 ** kinds["rel"] * math.perm(9, kinds["place"]))
+    return _pairs_probability(colours, shapes) / (
+        2 ** kinds["size"] * 4 ** kinds["fill"] * 4 ** kinds["rel"] * math.perm(9, kinds["place"])
+    )
 
 
 @lru_cache(maxsize=200_000)
@@ -441,7 +462,8 @@ def _pairs_probability(colours: tuple[int, ...], shapes: tuple[int, ...]) -> flo
 def _slot_entropy(pattern: Pattern) -> float:
     """All but the pairs are uniform: sizes, fills, places, and by the grid's symmetry the four relations."""
     kinds = pattern.kinds
-    assert kinds["colour"] == kinds["shape"] == pattern.mentions and not (kinds["rel"] and kinds["place"])
+    assert kinds["colour"] == kinds["shape"] == pattern.mentions  # what the formulas rely on
+    assert not (kinds["rel"] and kinds["place"])
     log_uniform = kinds["size"] * math.log(2) + (kinds["fill"] + kinds["rel"]) * math.log(4)
     return _pair_entropy(pattern.mentions) + log_uniform + math.log(math.perm(9, kinds["place"]))
 
@@ -470,6 +492,10 @@ def slot_values(
 
 def captions(grammar: Grammar, scenes: Scenes) -> list[list[str]]:
     """Five captions of each scene, one of each template; everything they say is true."""
+    if wrong := set(scenes.n_objects.tolist()) - {n for n, _ in grammar.patterns}:
+        raise DataError(
+            f"level {grammar.level!r} has no captions for {min(wrong)} objects: use World('hard')"
+        )
     out = [[""] * N_TEMPLATES for _ in range(len(scenes))]
     for (n, template), patterns in grammar.patterns.items():
         rows = (scenes.n_objects == n).nonzero()[:, 0]

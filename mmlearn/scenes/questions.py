@@ -1,7 +1,7 @@
 """Questions with one right answer, so balanced that the question alone says nothing about it.
 
-Balance comes from symmetry: colours and shapes play equal parts in the world, and where an answer is chosen ("yes" or "no",
-how many) it is chosen first, with equal chances, and then asked for in a way that does not betray it.
+Balance comes from symmetry: colours and shapes play equal parts in the world, and where an answer can be chosen ("yes"
+or "no", how many) it is chosen first, with equal chances, and then asked for in a way that does not betray it.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ ASKED = ("to the left of", "to the right of", "above", "below")
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one picture: `image_index` is the index of its scene in the split, `type` one of QUESTION_TYPES."""
+    """A question about one picture: `image_index` is its scene's index in the split, `type` one of QUESTION_TYPES."""
 
     image_index: int
     question: str
@@ -78,7 +78,7 @@ def _at(attribute: Int[Tensor, "B 4"], slot: Int[Tensor, " B"]) -> list[int]:
 
 
 def _attribute(wanted: str, named: str):
-    """Asks the colour of the only star (the shape of the only red thing), or of what lies at a place if none is alone."""
+    """Asks the colour of the only star (the shape of the only red one), or of what lies at a place if none is alone."""
 
     def ask(scenes: Scenes, level: str):
         u = uniform(scenes.key, sampling.QUESTION + 2, 2)
@@ -86,7 +86,9 @@ def _attribute(wanted: str, named: str):
         alone = _alone(known)
         by_name = alone.any(1)
         slot = choose(torch.where(by_name[:, None], alone, _present(scenes)), u[:, 0])
-        for by, a, k, c in zip(by_name.tolist(), *(_at(t, slot) for t in (asked, known, scenes.cell)), strict=True):
+        for by, a, k, c in zip(
+            by_name.tolist(), *(_at(t, slot) for t in (asked, known, scenes.cell)), strict=True
+        ):
             if wanted == "colour":
                 thing = f"the {SHAPES[k]}" if by else f"the shape {place_phrase(PLACES[c])}"
                 yield f"what colour is {thing}?", COLOURS[a]
@@ -115,7 +117,9 @@ def _existence(scenes: Scenes, level: str):
     near = absent & (here.any(1, keepdim=True) | here.any(2, keepdim=True))
     wrong = choose(torch.where(near.flatten(1).any(1)[:, None], near.flatten(1), absent.flatten(1)), u[:, 2])
     right = torch.tensor(_at(scenes.colour, slot)) * 10 + torch.tensor(_at(scenes.shape, slot))
-    for yes, pair in zip((u[:, 0] < 0.5).tolist(), torch.where(u[:, 0] < 0.5, right, wrong).tolist(), strict=True):
+    for yes, pair in zip(
+        (u[:, 0] < 0.5).tolist(), torch.where(u[:, 0] < 0.5, right, wrong).tolist(), strict=True
+    ):
         colour, shape = COLOURS[pair // 10], SHAPES[pair % 10]
         yield f"is there {article(colour)} {colour} {shape}?", "yes" if yes else "no"
 
@@ -140,7 +144,9 @@ def _count_chances(level: str) -> tuple[float, float]:
             colour, shape = sampling.all_tuples(m)
             p = 90 * p_m * sampling.tuple_probability(colour, shape)
             tally = torch.zeros(len(p), 20, dtype=torch.int8)
-            tally = tally.scatter_add_(1, torch.cat([colour, shape + 10], 1), torch.ones(len(p), 2 * m, dtype=torch.int8))
+            tally = tally.scatter_add_(
+                1, torch.cat([colour, shape + 10], 1), torch.ones(len(p), 2 * m, dtype=torch.int8)
+            )
             has_two = (tally == 2).any(1)
             two += float(p[has_two].sum())
             only_two += float(p[has_two & ~(tally == 1).any(1)].sum())
@@ -155,7 +161,9 @@ def _count(scenes: Scenes, level: str):
     tally = _tally(scenes)
     p_two, p_one = _count_chances(level)
     has_one, has_two = (tally == 1).any(1), (tally == 2).any(1)
-    p_one = torch.where((scenes.colour == scenes.shape)[:, 0], 0.5, p_one)  # held-out scenes never hold two alike
+    p_one = torch.where(
+        (scenes.colour == scenes.shape)[:, 0], 0.5, p_one
+    )  # held-out scenes never hold two alike
     number = torch.where(has_two & (u[:, 0] < p_two), 2, (has_one & (u[:, 1] < p_one)).long())
     which = choose(tally == number[:, None], u[:, 2])
     for w, k in zip(which.tolist(), number.tolist(), strict=True):
@@ -169,7 +177,7 @@ def _two(scenes: Scenes, u: Tensor) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"
 
 
 def _things(scenes: Scenes, slot: Int[Tensor, " B"]) -> list[str]:
-    """"the star" where there is one star, else "the red star"."""
+    """ "the star" where there is one star, else "the red star"."""
     alone = _at(_alone(scenes.shape).long(), slot)
     named = zip(alone, _at(scenes.colour, slot), _at(scenes.shape, slot), strict=True)
     return [f"the {SHAPES[s]}" if a else f"the {COLOURS[c]} {SHAPES[s]}" for a, c, s in named]
@@ -192,7 +200,7 @@ def _compared(scenes: Scenes):
 
 
 def _comparable(scenes: Scenes) -> Tensor:
-    """A third of the pairs of one size asks nothing, as a third of the others asks which is bigger: so both forms balance."""
+    """Where the question fits: a third of the pairs of one size is left out; a third of others asks for "bigger"."""
     _, _, size, bigger = _compared(scenes)
     return (scenes.n_objects > 1) & ~(bigger & (size[:, 0] == size[:, 1]))
 

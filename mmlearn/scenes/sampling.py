@@ -107,7 +107,7 @@ def keys(seed: int, level: str, split: str, indices: Iterable[int] | Tensor) -> 
 
 def count_weights(level: str) -> tuple[float, ...]:
     """The probability of 1, 2, 3 and 4 objects in a scene of this level."""
-    return {"easy": (1, 0, 0, 0), "medium": (0, 1, 0, 0), "hard": (0.25,) * 4}[level]
+    return {"easy": (1.0, 0.0, 0.0, 0.0), "medium": (0.0, 1.0, 0.0, 0.0), "hard": (0.25,) * 4}[level]
 
 
 def sample(key: Int[Tensor, " B"], level: str, held_out: bool) -> Scenes:
@@ -163,7 +163,9 @@ def tuple_probability(colour: Int[Tensor, "B M"], shape: Int[Tensor, "B M"]) -> 
     def falling(n):
         return float(torch.arange(n - m + 1, n + 1).double().prod())
 
-    pools = torch.tensor([0.0, 9 / 45, 1 / 45, 0, 0], dtype=torch.float64)  # pools of 2 that hold 1, 2, 3 … given ones
+    pools = torch.tensor(
+        [0.0, 9 / 45, 1 / 45, 0, 0], dtype=torch.float64
+    )  # pools of 2 that hold 1, 2, 3 … given ones
     few = (pools[n_different(shape)] + pools[n_different(colour)]) * P_FEW / falling(9 * FEW)
     possible = (colour != shape).all(1) & (n_different(10 * colour + shape) == m)
     return ((1 - 2 * P_FEW) / falling(90) + few) * possible
@@ -171,7 +173,11 @@ def tuple_probability(colour: Int[Tensor, "B M"], shape: Int[Tensor, "B M"]) -> 
 
 def all_tuples(m: int) -> tuple[Int[Tensor, "N M"], Int[Tensor, "N M"]]:
     """Colours and shapes of all M-tuples of training pairs that begin with one pair: 1/90 of all, by symmetry."""
-    rest = torch.cartesian_prod(*[torch.arange(90)] * (m - 1)).view(-1, m - 1) if m > 1 else torch.zeros(1, 0).long()
+    rest = (
+        torch.cartesian_prod(*[torch.arange(90)] * (m - 1)).view(-1, m - 1)
+        if m > 1
+        else torch.zeros(1, 0).long()
+    )
     number = torch.cat([torch.zeros(len(rest), 1).long(), rest], 1)
     return number // 9, (number // 9 + 1 + number % 9) % 10
 

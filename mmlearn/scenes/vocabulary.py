@@ -22,7 +22,7 @@ NUMBERS = ("no", "one", "two", "three", "four")
 
 
 def article(word: str) -> str:
-    """"a" or "an", as English wants it before `word`."""
+    """ "a" or "an", as English wants it before `word`."""
     return "an" if word[0] in "aeiou" else "a"
 
 

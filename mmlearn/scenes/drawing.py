@@ -30,11 +30,11 @@ GRADIENTS = torch.tensor(
         [[0.10, 0.16, 0.27], [0.03, 0.06, 0.12]],
     ]
 )
-RADII = torch.tensor([0.106, 0.158])  # of small and big objects, in pictures
-CENTRES = torch.tensor([0.18, 0.50, 0.82])
+RADII = torch.tensor([0.105, 0.154])  # of small and big objects, in pictures
+CENTRES = torch.tensor([0.185, 0.5, 0.815])
 SHADOW_SHIFT, SHADOW_BLUR, SHADOW = (0.008, 0.018), 0.045, 0.34
-HALF_BOX = 0.158 + 0.018 + 0.045  # the farthest that an object and its shadow reach from its centre
-PIXELS_AT_ONCE = 1 << 19  # patches of more pixels are drawn in several goes, to stay in the processor's cache
+HALF_BOX = 0.165 + 0.018 + 0.045  # the farthest that an object and its shadow reach from its centre
+PIXELS_AT_ONCE = 1 << 17  # patches of more pixels are drawn in several goes, to stay in the processor's cache
 
 
 def _length(x, y):
@@ -55,8 +55,8 @@ def _square(x, y):
 
 
 def _triangle(x, y):
-    side = 0.8660 * x.abs() - 0.5 * (y + 0.98)
-    return torch.maximum(side, y - 0.72) - 0.02
+    side = 0.8660 * x.abs() - 0.5 * (y + 0.96)
+    return torch.maximum(side, y - 0.70) - 0.02
 
 
 def _star(x, y, radius=1.02, inner=0.47):
@@ -140,9 +140,11 @@ class _Patches:
         return (rows[:, :, None] * self.image_size + columns[:, None, :]).flatten(1)
 
     def coordinates(self, shift=(0.0, 0.0)):
-        """x and y of every pixel from the object's centre, turned back by its tilt, in radii: two of (N, P * P)."""
+        """x and y of every pixel from the object's centre, in radii, turned back by its tilt: two of (N, P * P)."""
         step = torch.arange(self.width, device=self.left.device) + 0.5
-        x = ((self.left[:, None] + step) / self.image_size - self.x[:, None] - shift[0]) / self.radius[:, None]
+        x = ((self.left[:, None] + step) / self.image_size - self.x[:, None] - shift[0]) / self.radius[
+            :, None
+        ]
         y = ((self.top[:, None] + step) / self.image_size - self.y[:, None] - shift[1]) / self.radius[:, None]
         cos, sin = self.cos[:, None], self.sin[:, None]
         turned_x = (cos * x)[:, None, :] + (sin * y)[:, :, None]
@@ -160,7 +162,9 @@ def _paint(patches: _Patches, x, y, distance) -> Float[Tensor, "N 3 PP"]:
     """The colour of each pixel of each object: its fill, lit from above, a shade darker along the edge."""
     size, radius = patches.image_size, patches.radius[:, None]
     ink = _pattern(patches, x, y, distance)[:, None]
-    light = 1.07 - 0.13 * (y + 0.4 * x) - 0.16 * (1 + distance / (0.22 * radius)).clamp(0, 1) * (size >= 48)
+    light = 1.07 - 0.13 * (y + 0.4 * x)
+    if size >= 48:  # on fewer pixels the darker edge would only dull the colour
+        light = light - 0.16 * (1 + distance / (0.22 * radius)).clamp(0, 1)
     colour = RGB.to(x.device)[patches.colour][:, :, None] * light[:, None]
     pale = 0.74 + 0.26 * RGB.to(x.device)[patches.colour][:, :, None]
     return pale + (colour - pale) * ink
@@ -187,7 +191,7 @@ def _pattern(patches: _Patches, x, y, distance) -> Float[Tensor, "N PP"]:
             pale = _length(u - u.round(), v - v.round()) * 0.088 - 0.028
         else:
             pale = d + 0.034
-        ink[rows] = 1 - covered(torch.maximum(pale, d + 0.016))  # a rim keeps the outline
+        ink[rows] = 1 - covered(torch.maximum(pale, d + 0.012))  # a rim keeps the outline
     return ink
 
 
@@ -206,7 +210,8 @@ def _sorted_objects(scenes: Scenes) -> tuple[Tensor, Tensor]:
 def draw(scenes: Scenes, image_size: int = 32, device=None) -> UInt8[Tensor, "B 3 H W"]:
     """Draws the scenes at any size from 16 pixels on.
 
-    Args: scenes, from `World.scenes` or `compose`; image_size, pixels along each side; device, where to draw (default: CPU).
+    Args: scenes, from `World.scenes` or `compose`; image_size, pixels along each side; device, where to draw
+    (default: CPU).
     Returns: uint8 pictures (B, 3, H, W) on that device, equal on every device up to one level of rounding.
     """
     out = torch.empty(len(scenes), 3, image_size, image_size, dtype=torch.uint8, device=device)
@@ -245,7 +250,8 @@ def masks(scenes: Scenes, image_size: int = 32, visible: bool = True) -> Bool[Te
     """The pixels of each object, in the order of `scenes.shape`: those whose centre lies inside the shape.
 
     Args: visible, leave out the pixels that a later object covers (default); False gives whole shapes.
-    Returns: bool (B, 4, H, W), all False for absent objects. A hollow object's inside belongs to it; a ring's hole does not.
+    Returns: bool (B, 4, H, W), all False for absent objects. A hollow object's inside belongs to it; a ring's hole does
+    not.
     """
     mask = torch.zeros(len(scenes), 4, image_size * image_size, dtype=torch.bool)
     if len(scenes):
@@ -259,7 +265,10 @@ def masks(scenes: Scenes, image_size: int = 32, visible: bool = True) -> Bool[Te
 
 
 def boxes(scenes: Scenes, image_size: int = 32) -> Float[Tensor, "B 4 4"]:
-    """The tight box of each whole shape: left, top, right, bottom in pixels, right and bottom exclusive; zeros if absent."""
+    """The tight box of each whole shape: left, top, right, bottom in pixels, the last two exclusive; zeros if absent.
+
+    Returns: float (B, 4, 4), the objects in the order of `scenes.shape`.
+    """
     mask = masks(scenes, image_size, visible=False)
     sides = []
     for line in (mask.any(2), mask.any(3)):  # columns, then rows
