@@ -167,7 +167,10 @@ def test_coco(place):
     coco(place)
     data.add("coco", place)
     ds = data.load("coco", "validation")
-    assert [(row["image_id"], row["captions"]) for row in ds] == [("7", ["One .", "Three ."]), ("9", ["Two"])]
+    assert [(row["image_id"], row["captions"]) for row in ds] == [
+        ("val7.jpg", ["One .", "Three ."]),
+        ("val9.jpg", ["Two"]),
+    ]
     with pytest.raises(DataError, match=r"coco/test is not here \(but train, validation is\)"):
         data.load("coco", "test")
 

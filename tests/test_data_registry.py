@@ -335,7 +335,7 @@ def test_flickr30k_from_the_hub_takes_the_rows_of_its_split(monkeypatch, tmp_pat
 
 
 def test_coco_and_vqa_from_the_hub(monkeypatch, tmp_path):
-    coco = {"image": boxed([png()]), "question_id": ["7.jpg"], "answer": [["a", "b"]]}
+    coco = {"image": boxed([png()]), "file_name": ["7.jpg"], "answer": [["a", "b"]]}
     vqa = {"image": boxed([png()]), "image_id": [42], "question": ["Is it?"], "multiple_choice_answer": ["yes"],
            "answers": [[{"answer": "yes", "answer_id": 1}, {"answer": "no", "answer_id": 2}]]}  # fmt: skip
     files = {"data/val-00000-of-00001.parquet": coco, "data/validation-00000-of-00001.parquet": vqa}

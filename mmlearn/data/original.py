@@ -246,7 +246,7 @@ def _coco(source: Source, of: NamedSet) -> dict[str, Iterable[dict]]:
             captions: dict[int, list[str]] = {}
             for note in content["annotations"]:
                 captions.setdefault(note["image_id"], []).append(note["caption"].strip())
-            found[split] = [{"image_id": str(image["id"]), "image": source.picture(image["file_name"], path),
+            found[split] = [{"image_id": image["file_name"], "image": source.picture(image["file_name"], path),
                              "captions": captions.get(image["id"], [])} for image in content["images"]]  # fmt: skip
     if not found:
         source.need("captions_train2017.json", "captions_val2017.json", "dataset_coco.json")

@@ -73,19 +73,19 @@ _FLICKR30K = Hub(
     only={"train": ("split", "train"), "validation": ("split", "val"), "test": ("split", "test")},
 )
 _COCO = Hub(
-    "lmms-lab/COCO-Caption2017",
+    "lmms-lab-encoder/COCO-Caption2017",
     "3bdd5827e243cc3084ac69a1111e69c3ab9193ff",
     {"validation": "data/val-*.parquet"},
-    {"image_id": "question_id", "image": "image", "captions": "answer"},
+    {"image_id": "file_name", "image": "image", "captions": "answer"},
     "0.8 GB",
 )
 _VQA = Hub(
-    "lmms-lab/VQAv2",
+    "lmms-lab-encoder/VQAv2",
     "32665d35052eb4a6d4414851c3c829a72754915a",
     {"validation": "data/validation-*.parquet"},
     {"image_id": "image_id", "image": "image", "question": "question", "answer": "multiple_choice_answer",
      "answers": "answers"},
-    "several GB",
+    "6.9 GB (34 GB unpacked)",
 )  # fmt: skip
 _CIFAR10 = Hub(
     "uoft-cs/cifar10",
