@@ -190,6 +190,15 @@ def test_bad_questions(folder, capsys, changed, sentence):
     assert ds[0]["image"].getpixel((0, 0))[0] == 20
 
 
+def test_shared_pictures_of_other_types(folder):
+    daquar(folder, image_id=[2, 1, 2])
+    write(folder / "daquar" / "images.parquet", image_id=[1, 2], image=pa.array([png(10), png(20)], pa.large_binary()))
+    assert [row["image"].getpixel((0, 0))[0] for row in data.load("daquar", "train")] == [20, 10, 20]
+    write(folder / "daquar" / "images.parquet", image_id=[1, 2], image=["a.png", "b.png"])
+    with pytest.raises(DataError, match="column image of .*images.parquet holds string, expected encoded pictures"):
+        data.load("daquar", "train")
+
+
 def test_a_bad_shared_picture_takes_its_questions_along(folder, capsys):
     daquar(folder)
     write(folder / "daquar" / "images.parquet", image_id=["image1", "image2"], image=boxed([b"?", png(20)]))
@@ -263,7 +272,32 @@ def test_large_sets_are_read_from_a_mapped_file(folder, tmp_path, monkeypatch, c
         assert after.cache_files
         assert after.features == before.features
         assert after.with_format("arrow")[:] == before.with_format("arrow")[:]
-    assert len(list((tmp_path / "cache" / "rows").iterdir())) == 2
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "rows").iterdir()}
+    assert sorted(path.suffix for path in written) == [".arrow", ".arrow", ".arrow", ".json", ".json"]
+    again = data.load("flickr8k", "train")
+    assert capsys.readouterr().out == told  # nothing is lost silently the second time
+    assert again["image_id"][:] == small[0]["image_id"][:]
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+def test_a_large_set_on_a_full_disk(folder, monkeypatch):
+    captions(folder)
+    monkeypatch.setattr(rows, "IN_MEMORY", 0)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pa, "OSFile", full)
+    with pytest.raises(DataError, match="could not be written to .*No space left.*set MMLEARN_CACHE"):
+        data.load("flickr8k", "train")
+
+
+def test_n_reads_no_further(folder, capsys):
+    captions(folder, n=3000, image_id=[f"x{i // 2 * 2}" if i > 2500 else f"y{i}" for i in range(3000)])
+    assert len(data.load("flickr8k", "train", n=1500)) == 1500
+    assert capsys.readouterr().out == ""
+    assert len(data.load("flickr8k", "train", n=5000)) == 2751
+    assert "skipped 249 of 3,000 rows" in capsys.readouterr().out
 
 
 def test_absent_offline_is_one_quick_sentence():

@@ -35,14 +35,23 @@ def load(name: str, split: str = "train", *, n: int | None = None, deep: bool = 
         return scenes.World(level=name.removeprefix("scenes/")).rows(split, 1000 if n is None else n)
     of = named(name)
     checked_split(name, split, of.rows)
-    where, tally = f"{name}/{split}", Counter()
+    ds, tally = _open(of, split, n, deep)
+    if sentence := rows.tell(tally, f"{name}/{split}"):
+        print(sentence)
+    return ds
+
+
+def _open(of: NamedSet, split: str, n: int | None, deep: bool):
+    """The data set of a split, from disk or from the Hub, and the tally of its rows."""
+    where, tally = f"{of.name}/{split}", Counter()
     files = local_files(of, split)
     batches, paths = _local(of, files, where, deep, tally) if files else _from_hub(of, split, where, deep, tally)
-    key = f"{where} {deep} " + " ".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in paths)
-    ds = rows.dataset(batches, of, _joined_size(of, files, paths), key)
-    if sentence := rows.tell(tally, where):
-        print(sentence)
-    return ds if n is None else ds.select(range(min(n, len(ds))))
+    size = _joined_size(of, files, paths)
+    if n is not None:
+        batches = rows.first(batches, n)
+        size = size * n // max(1, sum(map(rows.count, files or paths)))
+    key = f"{where} {n} {deep} " + " ".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in paths)
+    return rows.dataset(batches, of, size, key, tally), tally
 
 
 def available(name: str) -> bool:
@@ -99,42 +108,38 @@ def _joined(of: NamedSet, source, shared: Path, where: str, deep: bool, tally: C
     """Question rows with their pictures from ``images.parquet``, each picture checked once."""
     import pyarrow as pa
 
-    pictures, number = _picture_table(of, shared, deep)
+    picture_of = _pictures(of, shared, deep)
     for batch in source:
-        if "image_id" not in batch.schema.names:
-            raise DataError(f"{where} has no column image_id; it has {', '.join(batch.schema.names)}")
-        places = [number.get(image_id) for image_id in batch.column("image_id").to_pylist()]
-        faulty = Counter(place for place in places if isinstance(place, str))
-        faulty["missing picture"] += places.count(None)
-        keep = pa.array([isinstance(place, int) for place in places])
-        column = pictures.take(pa.array([place for place in places if isinstance(place, int)], pa.int64()))
-        batch = batch.filter(keep)
+        rows.need(batch, ("image_id",), where)
+        found = [picture_of(image_id) for image_id in batch.column("image_id").cast(pa.string()).to_pylist()]
+        faulty = Counter(picture for picture in found if isinstance(picture, str))
         tally["rows"] += sum(faulty.values())
         tally.update(faulty)
-        for part in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-            head, batch = batch.slice(0, len(part)), batch.slice(len(part))
-            yield from rows.kept([_with_column(head, "image", part)], of, where, deep, tally, pictures=False)
+        batch = batch.filter(pa.array([isinstance(picture, bytes) for picture in found]))
+        encoded = pa.array([picture for picture in found if isinstance(picture, bytes)], pa.binary())
+        yield from rows.kept([_with_column(batch, "image", encoded)], of, where, deep, tally, pictures=False)
 
 
-def _picture_table(of: NamedSet, shared: Path, deep: bool):
-    """The column of pictures, and for each image_id its row or the reason why it cannot be used."""
+def _pictures(of: NamedSet, shared: Path, deep: bool):
+    """A function image_id → its picture's bytes, or the reason (a string) why it cannot be used."""
     import pyarrow as pa
 
-    number: dict[str, int | str] = {}
-    columns, row = [], 0
-    for batch in rows.read(shared):
-        missing = {"image_id", "image"} - set(batch.schema.names)
-        if missing:
-            raise DataError(
-                f"{shared} has no column {', '.join(sorted(missing))}; it has {', '.join(batch.schema.names)}"
-            )
-        encoded = batch.column("image")
-        columns.append(encoded.field("bytes") if pa.types.is_struct(encoded.type) else encoded)
-        for image_id, data in zip(batch.column("image_id").to_pylist(), columns[-1], strict=True):
-            fault = rows.picture_fault(data.as_py(), deep)
-            number.setdefault(image_id, row if fault is None else fault)
-            row += 1
-    return pa.chunked_array(columns, pa.binary()), number
+    schema = pa.schema([rows.features(of).arrow_schema.field(name) for name in ("image_id", "image")])
+    source = (rows.in_schema(batch, schema, str(shared)) for batch in rows.read(shared))
+    key = f"pictures {shared} {shared.stat().st_size} {shared.stat().st_mtime_ns}"
+    table = rows.table(source, schema, shared.stat().st_size, key)
+    place: dict[str, str | tuple[int, int]] = {}
+    chunks = [chunk.field("bytes") for chunk in table.column("image").chunks]
+    names = (chunk.to_pylist() for chunk in table.column("image_id").chunks)
+    for number, (ids, encoded) in enumerate(zip(names, chunks, strict=True)):
+        for row, image_id in enumerate(ids):
+            place.setdefault(image_id, rows.picture_fault(encoded[row].as_py(), deep) or (number, row))
+
+    def picture_of(image_id: str) -> bytes | str:
+        found = place.get(image_id, "missing picture")
+        return found if isinstance(found, str) else chunks[found[0]][found[1]].as_py()
+
+    return picture_of
 
 
 def _with_column(batch, name: str, values):
@@ -274,10 +279,8 @@ def _check_split(of: NamedSet, split: str, deep: bool, sample: int, problems: li
     """Rows that can be used and pictures decoded; appends what is wrong to ``problems``."""
     from mmlearn.data.images import decode, encoded_pictures
 
-    where, tally = f"{of.name}/{split}", Counter()
-    files = local_files(of, split)
-    source, paths = _local(of, files, where, deep, tally)
-    ds = rows.dataset(source, of, _joined_size(of, files, paths), f"check {where}")
+    where = f"{of.name}/{split}"
+    ds, tally = _open(of, split, None, deep)
     if sentence := rows.tell(tally, where):
         problems.append(sentence)
     if of.rows[split] not in (None, tally["rows"]):

@@ -1,13 +1,14 @@
 """Rows as they are stored to rows one can train on: one schema, and every row left out is counted and told."""
 
 import hashlib
+import json
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mmlearn.data.images import decode, open_picture
+from mmlearn.data.images import PictureError, decode, open_picture
 from mmlearn.data.places import cache_folder, written_whole
 from mmlearn.data.sets import NamedSet
 from mmlearn.errors import DataError
@@ -54,25 +55,31 @@ def features(of: NamedSet):
     return Features({column: types[column] for column in of.columns})
 
 
-def in_schema(batch, of: NamedSet, where: str, start: int = 0):
-    """One record batch with exactly the columns of the schema, in its order and types.
-
-    Labelled pictures without ``image_id`` are numbered from ``start``; any other missing column raises DataError.
-    """
-    import pyarrow as pa
-
-    columns = {name: batch.column(name) for name in batch.schema.names}
-    if of.kind == "labels" and "image_id" not in columns:
-        columns["image_id"] = pa.array([f"{where}/{start + i}" for i in range(len(batch))])
-    missing = [column for column in of.columns if column not in columns]
+def need(batch, columns: Iterable[str], where: str) -> None:
+    """A DataError that names the columns a batch lacks and those it has."""
+    missing = [column for column in columns if column not in batch.schema.names]
     if missing:
         raise DataError(
             f"{where} has no column {', '.join(missing)}; it has {', '.join(batch.schema.names)}, "
-            f"expected {', '.join(of.columns)}"
+            f"expected {', '.join(columns)}"
         )
-    schema = features(of).arrow_schema
-    arrays = [_cast(columns[column], schema.field(column).type, column, where) for column in of.columns]
+
+
+def in_schema(batch, schema, where: str):
+    """One record batch with exactly the columns of the Arrow schema, in its order and types."""
+    import pyarrow as pa
+
+    need(batch, schema.names, where)
+    arrays = [_cast(batch.column(field.name), field.type, field.name, where) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _numbered(batch, where: str, start: int):
+    """Labelled pictures have no names: they are numbered, ``cifar10/test/0`` and so on."""
+    import pyarrow as pa
+
+    ids = pa.array([f"{where}/{start + row}" for row in range(len(batch))], pa.string())
+    return pa.RecordBatch.from_arrays([ids, *batch.columns], names=["image_id", *batch.schema.names])
 
 
 def _cast(column, wanted, name: str, where: str):
@@ -103,10 +110,8 @@ def picture_fault(data: bytes | None, deep: bool) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what PIL has to say of a picture becomes its fault
             decode(data) if deep else open_picture(data)
-    except DataError as error:
-        text = str(error)
-        return ("picture of more than 64 megapixels" if "megapixels" in text
-                else "picture cut short" if "cut short" in text else "unreadable picture")  # fmt: skip
+    except PictureError as error:
+        return error.fault
     return None
 
 
@@ -146,8 +151,11 @@ def kept(batches: Iterable, of: NamedSet, where: str, deep: bool, tally: Counter
     import pyarrow as pa
 
     seen: set = set()
+    schema = features(of).arrow_schema
     for batch in batches:
-        batch = in_schema(batch, of, where, tally["rows"])
+        if of.kind == "labels" and "image_id" not in batch.schema.names:
+            batch = _numbered(batch, where, tally["rows"])
+        batch = in_schema(batch, schema, where)
         reasons = faults(batch, of, seen, deep, pictures)
         tally["rows"] += len(batch)
         tally.update(reason for reason in reasons if reason)
@@ -175,20 +183,66 @@ def _many(reason: str) -> str:
     return _NOUN.sub(r"\1s", reason, count=1)
 
 
-def dataset(batches: Iterable, of: NamedSet, size: int, key: str):
-    """A ``datasets.Dataset`` of the batches: in memory, or memory-mapped from the cache when ``size`` is large."""
+def first(batches: Iterable, n: int) -> Iterator:
+    """The batches up to ``n`` rows; what comes after is not read."""
+    for batch in batches:
+        yield batch.slice(0, n)
+        n -= len(batch)
+        if n <= 0:
+            return
+
+
+def dataset(batches: Iterable, of: NamedSet, size: int, key: str, tally: Counter):
+    """A ``datasets.Dataset`` of the batches: in memory, or memory-mapped from the cache when ``size`` is large.
+
+    A large set is written once; ``key`` names its source, and the tally is kept beside it.
+    """
     import pyarrow as pa
     from datasets import Dataset, DatasetInfo
 
     spec = features(of)
     if size <= IN_MEMORY:
         return Dataset(pa.Table.from_batches(batches, spec.arrow_schema), info=DatasetInfo(features=spec))
-    path = cache_folder() / "rows" / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.arrow"
-    with (
-        written_whole(path) as partial,
-        pa.OSFile(str(partial), "wb") as sink,
-        pa.ipc.new_stream(sink, spec.arrow_schema) as writer,
-    ):
-        for batch in batches:
-            writer.write_batch(batch)
+    path = _cached(key)
+    told = path.with_suffix(".json")
+    if path.is_file() and told.is_file():
+        tally.update(json.loads(told.read_text()))
+    else:
+        _write(batches, spec.arrow_schema, path, size)
+        with written_whole(told) as partial:
+            partial.write_text(json.dumps(tally))
     return Dataset.from_file(str(path), info=DatasetInfo(features=spec))
+
+
+def table(batches: Iterable, schema, size: int, key: str):
+    """An Arrow table of the batches: in memory, or memory-mapped from the cache when ``size`` is large."""
+    import pyarrow as pa
+
+    if size <= IN_MEMORY:
+        return pa.Table.from_batches(batches, schema)
+    path = _cached(key)
+    if not path.is_file():
+        _write(batches, schema, path, size)
+    return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def _cached(key: str) -> Path:
+    return cache_folder() / "rows" / f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.arrow"
+
+
+def _write(batches: Iterable, schema, path: Path, size: int) -> None:
+    import pyarrow as pa
+
+    try:
+        with (
+            written_whole(path) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_stream(sink, schema) as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
+    except OSError as error:
+        raise DataError(
+            f"about {size / 1e9:.1f} GB could not be written to {path.parent} ({error}): "
+            "free some space, or set MMLEARN_CACHE to another folder"
+        ) from None

@@ -232,7 +232,7 @@ class WordPieceTokenizer(_Trained):
         trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=min_count,
                                       special_tokens=list(SPECIALS), show_progress=False)  # fmt: skip
         words = (" ".join(["".join(private[piece] for piece in _letters(word))] * counts[word])
-                 for word in sorted(counts))  # fmt: skip
+                 for word in counts)  # fmt: skip
         model = _train(models.BPE(), pre_tokenizers.WhitespaceSplit(), trainer, words)
         pieces = [[letters[ord(sign) - 0xF0000] for sign in token] for token in _ordered(model["vocab"])[5:]]
         return cls([*SPECIALS, *(first + "".join(piece[2:] for piece in rest) for first, *rest in pieces)])
