@@ -5,6 +5,7 @@ import io
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 import mmlearn
 from mmlearn import data
 from mmlearn.data import hub, places, rows, sets
+from mmlearn.data.images import encoded_pictures
 from mmlearn.errors import DataError
 
 
@@ -102,6 +104,19 @@ def test_other_arrow_types_and_shards_are_the_same_schema(folder):
 def test_grey_pictures_come_out_as_rgb(folder):
     captions(folder, n=1, image=boxed([png(7, mode="L")]))
     assert data.load("flickr8k", "train")[0]["image"].mode == "RGB"
+
+
+def test_deep_and_transparent_pictures_look_the_same_everywhere(folder):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 0x8000, np.uint16)).save(buffer, "PNG")
+    pictures = [buffer.getvalue(), png((0, 0, 0, 0), mode="RGBA"), png(9)]
+    captions(folder, n=3, image=boxed(pictures))
+    for deep in (False, True):
+        ds = data.load("flickr8k", "train", deep=deep)
+        shown = [row["image"].getpixel((0, 0)) for row in ds]
+        assert shown == [(128, 128, 128), (255, 255, 255), (9, 80, 80)]
+        assert [tuple(pixel) for pixel in data.to_tensor(ds, 4)[:, :, 0, 0].tolist()] == shown
+        assert encoded_pictures(ds)[2] == pictures[2]  # an everyday picture is kept as it is
 
 
 def test_places_are_searched_in_order(folder, tmp_path, monkeypatch):

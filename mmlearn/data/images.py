@@ -89,6 +89,23 @@ def to_rgb(picture):
     return picture.convert("RGB")
 
 
+def plain(data: bytes, deep: bool = False) -> bytes:
+    """The encoded picture itself where any reader shows it alike, else as an RGB PNG (16 bits, transparency).
+
+    Raises PictureError as ``open_picture`` does, and with ``deep`` for data that do not decode.
+    """
+    picture = open_picture(data)
+    everyday = picture.mode in ("RGB", "L", "1", "P", "CMYK", "YCbCr") and "transparency" not in picture.info
+    if everyday and not deep:
+        return data
+    decoded = decode(data)
+    if everyday:
+        return data
+    buffer = io.BytesIO()
+    decoded.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def to_tensor(
     ds, image_size: int = 64, unique: bool = False, cache: bool = True
 ) -> UInt8[Tensor, "N 3 H W"] | tuple[UInt8[Tensor, "U 3 H W"], Int[Tensor, " N"]]:

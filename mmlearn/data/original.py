@@ -126,13 +126,14 @@ def _write_split(path: Path, of: NamedSet, split: str, found: Iterable[dict], ma
     def good() -> Iterator[dict]:
         for row in found:
             tally["rows"] += 1
-            data = (
-                row["image"].read_bytes() if isinstance(row["image"], Path) and of.kind != "questions" else row["image"]
-            )
-            if fault := _fault(row, of, data, seen):
+            fault, picture = _fault(row, of, seen), row["image"]
+            if fault is None and of.kind != "questions":
+                data = picture.read_bytes() if isinstance(picture, Path) else picture
+                fault, picture = rows.judged(data, deep=True)
+            if fault:
                 tally[fault] += 1
             else:
-                yield row if of.kind == "questions" else row | {"image": _stored(data, max_side)}
+                yield row if of.kind == "questions" else row | {"image": _stored(picture, max_side)}
 
     _write(path, of, columns, good())
     if not tally["rows"]:
@@ -141,16 +142,15 @@ def _write_split(path: Path, of: NamedSet, split: str, found: Iterable[dict], ma
         print(sentence)
 
 
-def _fault(row: dict, of: NamedSet, data: bytes | Path | str | None, seen: set) -> str | None:
-    """Why a row cannot be used, or None. A question's picture was judged before: ``data`` is its path or a fault."""
+def _fault(row: dict, of: NamedSet, seen: set) -> str | None:
+    """What is wrong with a row's words or image_id, or None. A question has its picture's path, or its fault."""
     if fault := rows.text_fault(row, of):
         return fault
     if of.kind == "questions":
-        return None if isinstance(data, Path) else data or "missing picture"
-    if row["image_id"] in seen:
-        return "repeated image_id"
+        return None if isinstance(row["image"], Path) else row["image"] or "missing picture"
+    fault = "repeated image_id" if row["image_id"] in seen else None
     seen.add(row["image_id"])
-    return rows.picture_fault(data, deep=True)
+    return fault
 
 
 def _write_pictures(path: Path, of: NamedSet, splits: dict[str, list[dict]], max_side: int | None) -> None:
@@ -161,9 +161,9 @@ def _write_pictures(path: Path, of: NamedSet, splits: dict[str, list[dict]], max
     def good() -> Iterator[dict]:
         for image_id, file in pictures.items():
             data = file.read_bytes()
-            faults[image_id] = rows.picture_fault(data, deep=True)
-            if faults[image_id] is None:
-                yield {"image_id": image_id, "image": _stored(data, max_side)}
+            faults[image_id], usable = rows.judged(data, deep=True)
+            if usable is not None:
+                yield {"image_id": image_id, "image": _stored(usable, max_side)}
 
     _write(path, of, ["image_id", "image"], good())
     for found in splits.values():

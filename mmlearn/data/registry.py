@@ -128,16 +128,18 @@ def _pictures(of: NamedSet, shared: Path, deep: bool):
     source = (rows.in_schema(batch, schema, str(shared)) for batch in rows.read(shared))
     key = f"pictures {shared} {shared.stat().st_size} {shared.stat().st_mtime_ns}"
     table = rows.table(source, schema, shared.stat().st_size, key)
-    place: dict[str, str | tuple[int, int]] = {}
+    place: dict[str, str | bytes | tuple[int, int]] = {}  # a fault, a changed picture, or where it lies
     chunks = [chunk.field("bytes") for chunk in table.column("image").chunks]
     names = (chunk.to_pylist() for chunk in table.column("image_id").chunks)
     for number, (ids, encoded) in enumerate(zip(names, chunks, strict=True)):
         for row, image_id in enumerate(ids):
-            place.setdefault(image_id, rows.picture_fault(encoded[row].as_py(), deep) or (number, row))
+            data = encoded[row].as_py()
+            fault, usable = rows.judged(data, deep)
+            place.setdefault(image_id, fault or ((number, row) if usable is data else usable))
 
     def picture_of(image_id: str) -> bytes | str:
         found = place.get(image_id, "missing picture")
-        return found if isinstance(found, str) else chunks[found[0]][found[1]].as_py()
+        return chunks[found[0]][found[1]].as_py() if isinstance(found, tuple) else found
 
     return picture_of
 

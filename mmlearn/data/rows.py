@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mmlearn.data.images import PictureError, decode, open_picture
+from mmlearn.data.images import PictureError, plain
 from mmlearn.data.places import cache_folder, written_whole
 from mmlearn.data.sets import NamedSet
 from mmlearn.errors import DataError
@@ -93,8 +93,7 @@ def _cast(column, wanted, name: str, where: str):
         if name == "image":
             if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
                 raise pa.ArrowInvalid("no bytes")
-            column = column.cast(pa.binary())
-            return pa.StructArray.from_arrays([column, pa.nulls(len(column), pa.string())], fields=list(wanted))
+            return _boxed(column.cast(pa.binary()), wanted)
         if name == "label" and not pa.types.is_integer(column.type):
             raise pa.ArrowInvalid("no whole numbers")
         return column.cast(wanted)
@@ -102,17 +101,26 @@ def _cast(column, wanted, name: str, where: str):
         raise DataError(f"column {name} of {where} holds {column.type}, expected {kind}") from None
 
 
-def picture_fault(data: bytes | None, deep: bool) -> str | None:
-    """Why a picture cannot be used, or None; ``deep`` decodes it, otherwise its header and end are read."""
+def _boxed(encoded, wanted):
+    """Encoded pictures as the struct (bytes, path) in which ``datasets`` keeps them."""
+    import pyarrow as pa
+
+    return pa.StructArray.from_arrays([encoded, pa.nulls(len(encoded), pa.string())], fields=list(wanted))
+
+
+def judged(data: bytes | None, deep: bool) -> tuple[str | None, bytes | None]:
+    """Why a picture cannot be used, or None; and its bytes, changed to plain RGB where readers would differ.
+
+    ``deep`` decodes every picture, otherwise the header and the end are read.
+    """
     if not data:
-        return "missing picture"
+        return "missing picture", None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what PIL has to say of a picture becomes its fault
-            decode(data) if deep else open_picture(data)
+            return None, plain(data, deep)
     except PictureError as error:
-        return error.fault
-    return None
+        return error.fault, None
 
 
 def text_fault(row: dict, of: NamedSet) -> str | None:
@@ -130,20 +138,20 @@ def text_fault(row: dict, of: NamedSet) -> str | None:
     return None
 
 
-def faults(batch, of: NamedSet, seen: set, deep: bool, pictures: bool = True) -> list[str | None]:
-    """For each row the reason to leave it out, or None. ``seen`` collects the image_ids of single-picture rows."""
-    found = []
-    words = [name for name in of.columns if name != "image"]
-    encoded = batch.column("image").field("bytes") if pictures else [None] * len(batch)
-    for row, data in zip(batch.select(words).to_pylist(), encoded, strict=True):
+def faults(words, encoded, of: NamedSet, seen: set, deep: bool) -> Iterator[tuple[str | None, bytes | None]]:
+    """For each row the reason to leave it out, or None, and its picture.
+
+    ``encoded`` has the pictures, or is None where they were judged before; ``seen`` collects the image_ids.
+    """
+    for number, row in enumerate(words.to_pylist()):
         fault = text_fault(row, of)
         if fault is None and of.kind != "questions":
             fault = "repeated image_id" if row["image_id"] in seen else None
             seen.add(row["image_id"])
-        if fault is None and pictures:
-            fault = picture_fault(data.as_py(), deep)
-        found.append(fault)
-    return found
+        if fault is None and encoded is not None:
+            yield judged(encoded[number].as_py(), deep)
+        else:
+            yield fault, None
 
 
 def kept(batches: Iterable, of: NamedSet, where: str, deep: bool, tally: Counter, pictures: bool = True) -> Iterator:
@@ -152,14 +160,19 @@ def kept(batches: Iterable, of: NamedSet, where: str, deep: bool, tally: Counter
 
     seen: set = set()
     schema = features(of).arrow_schema
+    words = [name for name in of.columns if name != "image"]
     for batch in batches:
         if of.kind == "labels" and "image_id" not in batch.schema.names:
             batch = _numbered(batch, where, tally["rows"])
         batch = in_schema(batch, schema, where)
-        reasons = faults(batch, of, seen, deep, pictures)
+        encoded = batch.column("image").field("bytes") if pictures else None
+        found = list(faults(batch.select(words), encoded, of, seen, deep))
         tally["rows"] += len(batch)
-        tally.update(reason for reason in reasons if reason)
-        keep = [reason is None for reason in reasons]
+        tally.update(fault for fault, _ in found if fault)
+        keep = [fault is None for fault, _ in found]
+        if pictures:
+            image = _boxed(pa.array([data for _, data in found], pa.binary()), schema.field("image").type)
+            batch = batch.set_column(schema.get_field_index("image"), schema.field("image"), image)
         yield batch if all(keep) else batch.filter(pa.array(keep))
 
 
