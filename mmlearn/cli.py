@@ -6,12 +6,14 @@ What a subcommand needs is imported when it runs, so that ``mmlearn --help`` ans
 import argparse
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import mmlearn
@@ -45,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmlearn", description="A course on vision and language, in notebooks.")
     parser.add_argument("--version", action="version", version=f"mmlearn {mmlearn.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add(commands, "doctor", doctor, "check this machine: versions, device, memory, disk, data, Jupyter")
 
     lab = _add(commands, "lab", open_lab, "open JupyterLab at chapter 00")
@@ -85,13 +88,14 @@ def _add(commands, name: str, function, says: str) -> argparse.ArgumentParser:
 
 def _add_data(commands) -> None:
     data = _add(commands, "data", list_data, "list, add and check data sets")
-    actions = data.add_subparsers(title="actions", metavar="")
+    actions = data.add_subparsers(title="actions", metavar="ACTION")
     _add(actions, "list", list_data, "show which sets are here and how to get the others")
     add = _add(actions, "add", add_data, "take a set's original files into the course's format")
     add.add_argument("name", metavar="NAME", help="such as flickr8k")
     add.add_argument("folder", metavar="FOLDER", type=Path, help="the folder with the original files")
-    check = _add(actions, "check", check_data, "read sets whole and report what is wrong in them")
+    check = _add(actions, "check", check_data, "check sets: files, columns, sizes, pictures")
     check.add_argument("name", metavar="NAME", nargs="?", help="one set; none: all that are here")
+    check.add_argument("--deep", action="store_true", help="open every picture, not only a sample")
 
 
 # doctor, lint, data -----------------------------------------------------------------------------------
@@ -119,7 +123,7 @@ def lint_chapters(options) -> int:
 def list_data(options) -> int:
     from mmlearn import data
 
-    print(data.listing())
+    print(*data.listing(), sep="\n")
     return 0
 
 
@@ -128,17 +132,20 @@ def add_data(options) -> int:
 
     if not options.folder.is_dir():
         raise MMLearnError(f"there is no folder {options.folder}; give the folder with the files of {options.name}")
-    print(data.add(options.name, options.folder))
-    return 0
+    data.add(options.name, options.folder)
+    return _print_check(data.check(options.name))
 
 
 def check_data(options) -> int:
     from mmlearn import data
 
     names = [options.name] if options.name else [name for name in data.names() if data.available(name)]
-    for name in names:
-        print(data.check(name))
-    return 0
+    return max([_print_check(data.check(name, deep=options.deep)) for name in names])
+
+
+def _print_check(check) -> int:
+    print(check)
+    return int(not check.ok)
 
 
 # run and reproduce ------------------------------------------------------------------------------------
@@ -314,16 +321,28 @@ def open_lab(options) -> int:
     command += ["--log-level=ERROR", *([page] if browser else ["--no-browser"])]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in containers; Jupyter refuses otherwise
-    server = subprocess.Popen(command, cwd=root, env=os.environ | {"JUPYTER_TOKEN": token})
+    environment = os.environ | {"JUPYTER_TOKEN": token}
+    # In a session of its own, so that Ctrl-C comes here only and the server is ended once, in order.
+    server = subprocess.Popen(command, cwd=root, env=environment, start_new_session=True)
+    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+        signal.signal(getattr(signal, name), signal.default_int_handler)  # a closed terminal leaves no server
     try:
         if _answers(server, port):
             print(_address(port, page, token), flush=True)
         return server.wait()
     except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
+        _end(server)
         print("\nJupyterLab has stopped; your notebooks are saved as JupyterLab last saved them")
         return 0
+
+
+def _end(server: subprocess.Popen) -> None:
+    """Ask the server to shut down its kernels and stop; after ten seconds make it."""
+    server.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(timeout=10)
+    server.kill()
+    server.wait()
 
 
 def has_display() -> bool:

@@ -524,7 +524,8 @@ def _lint_exercises(nb: NotebookNode, path: Path) -> Problems:
     ]
     roles = ("exercise", "check", "solution")
     stray = [i for i, cell in _code(nb) if set(roles) & set(cell.metadata.get("tags", []))]
-    for (start, id), end in zip(heads, [i for i, _ in heads[1:]] + [len(nb.cells)], strict=True):
+    ends = [*(i for i, _ in heads[1:]), len(nb.cells)]
+    for (start, id), end in zip(heads, ends, strict=False):  # without exercises there is an end and no start
         cells = [(i, cell) for i, cell in _code(nb) if start < i < end]
         tagged = [(role, i, c) for i, c in cells for role in roles if role in c.metadata.get("tags", [])]
         stray = [i for i in stray if not start < i < end]
