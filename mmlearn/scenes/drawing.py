@@ -30,7 +30,7 @@ GRADIENTS = torch.tensor(
         [[0.10, 0.16, 0.27], [0.03, 0.06, 0.12]],
     ]
 )
-RADII = torch.tensor([0.105, 0.154])  # of small and big objects, in pictures
+RADII = torch.tensor([0.107, 0.154])  # of small and big objects, in pictures
 CENTRES = torch.tensor([0.185, 0.5, 0.815])
 SHADOW_SHIFT, SHADOW_BLUR, SHADOW = (0.008, 0.018), 0.045, 0.34
 HALF_BOX = 0.165 + 0.018 + 0.045  # the farthest that an object and its shadow reach from its centre
@@ -51,7 +51,7 @@ def _circle(x, y):
 
 
 def _square(x, y):
-    return _box(x, y, 0.80, 0.80, 0.10)
+    return _box(x, y, 0.86, 0.86, 0.06)
 
 
 def _triangle(x, y):
@@ -142,9 +142,7 @@ class _Patches:
     def coordinates(self, shift=(0.0, 0.0)):
         """x and y of every pixel from the object's centre, in radii, turned back by its tilt: two of (N, P * P)."""
         step = torch.arange(self.width, device=self.left.device) + 0.5
-        x = ((self.left[:, None] + step) / self.image_size - self.x[:, None] - shift[0]) / self.radius[
-            :, None
-        ]
+        x = ((self.left[:, None] + step) / self.image_size - self.x[:, None] - shift[0]) / self.radius[:, None]
         y = ((self.top[:, None] + step) / self.image_size - self.y[:, None] - shift[1]) / self.radius[:, None]
         cos, sin = self.cos[:, None], self.sin[:, None]
         turned_x = (cos * x)[:, None, :] + (sin * y)[:, :, None]

@@ -8,7 +8,7 @@ relation of the first to the second. No sentence comes from two patterns of a le
 import itertools
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -29,6 +29,7 @@ from mmlearn.scenes.vocabulary import (
     SHAPES,
     SIZES,
     article,
+    is_held_out,
     place_phrase,
 )
 
@@ -93,6 +94,27 @@ def _hard(n: int) -> tuple[tuple[str, ...], ...]:
             "the {size1} {colour1} {shape1} is {longrel} the {size2} {colour2} {shape2}",
         ),
         (counted.replace(" , ", " , one of them "),),
+    )
+
+
+def _readable() -> tuple[str, ...]:
+    """More than the templates say, to read what models say: size and fill may be named or not."""
+
+    def things(i):
+        forms = [
+            [k for k, named in zip(("size", "fill"), choice, strict=True) if named]
+            for choice in itertools.product((False, True), repeat=2)
+        ]
+        return ["".join(f"{{{k}{i}}} " for k in form) + f"{{colour{i}}} {{shape{i}}}" for form in forms]
+
+    a, b = ([thing.replace("{", "{A", 1) for thing in things(i)] for i in (1, 2))
+    starts = ("", "there is ", "you can see ", "a picture of ", "a drawing of ")
+    return (
+        *(f"{start}{x}{end}" for start in starts for x in a for end in ("", " {place1}")),
+        *(f"{{place1}} {verb} {x}" for verb in ("is", "there is", "you can see") for x in a),
+        *(f"{start}{x} {link} {y}" for start in starts for x in a for y in b for link in ("{rel}", "and")),
+        *(f"{x} {{place1}} and {y} {{place2}}" for x in a for y in b),
+        *(f"the {x} is {{longrel}} the {y}" for x in things(1) for y in things(2)),
     )
 
 
@@ -197,19 +219,28 @@ class _Node:
             node = node.next.setdefault(element, _Node())
         node.patterns.append(pattern)
 
-    def read(self, words: list[str], at: int, values: dict[str, int], reached: list[int]):
+    @cached_property
+    def by_word(self) -> dict[str, list[tuple]]:
+        """What may come next, by its first word: element, value, all its words, and the branch behind it."""
+        found = defaultdict(list)
+        for element, node in self.next.items():
+            for value, words in enumerate(element.choices):
+                found[words[0]].append((element, value, words, node))
+        return dict(found)
+
+    def read(self, words, at, values, reached):
         """All readings of words[at:], as patterns with their slots' values; `reached` keeps the farthest word read."""
+        reached[0] = max(reached[0], at)
         if at == len(words):
             yield from ((pattern, values) for pattern in self.patterns)
-        for element, node in self.next.items():
-            for value, choice in enumerate(element.choices):
-                same = 0
-                while same < len(choice) and at + same < len(words) and words[at + same] == choice[same]:
-                    same += 1
-                reached[0] = max(reached[0], at + same)
-                if same == len(choice):
-                    new = values if element.kind == "word" else values | {element.name: value}
-                    yield from node.read(words, at + same, new, reached)
+            return
+        for element, value, choice, node in self.by_word.get(words[at], ()):
+            same = next((k for k, (a, b) in enumerate(zip(choice, words[at:], strict=False)) if a != b), None)
+            if same is None and at + len(choice) <= len(words):
+                new = values if element.kind == "word" else values | {element.name: value}
+                yield from node.read(words, at + len(choice), new, reached)
+            else:
+                reached[0] = max(reached[0], len(words) if same is None else at + same)
 
 
 def _words(caption: str) -> list[str]:
@@ -275,6 +306,8 @@ NAMES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "fill": FILLS, "plac
 def parse(caption: str) -> Facts:
     """Reads a caption of any level back into facts. Case, spacing and a final full stop do not matter.
 
+    The captions' sentences are read with size and fill named or not, so that what a model says is understood.
+
     Raises ParseError naming the word where the text stops being a sentence.
     """
     return said_by(*_read(_whole_tree(), caption)[0])
@@ -283,9 +316,7 @@ def parse(caption: str) -> Facts:
 def said_by(pattern: Pattern, values: dict[str, int]) -> Facts:
     """The facts that a pattern states with these values in its slots."""
     objects = tuple(
-        ObjectFact(
-            **{kind: NAMES[kind][values[f"{kind}{m}"]] for kind in ATTRIBUTES if f"{kind}{m}" in values}
-        )
+        ObjectFact(**{kind: NAMES[kind][values[f"{kind}{m}"]] for kind in ATTRIBUTES if f"{kind}{m}" in values})
         for m in range(pattern.mentions)
     )
     relations = ((0, RELATIONS[values["rel0"]], 1),) if "rel0" in values else ()
@@ -295,7 +326,8 @@ def said_by(pattern: Pattern, values: dict[str, int]) -> Facts:
 @lru_cache
 def _whole_tree() -> _Node:
     tree = _Node()
-    for pattern in dict.fromkeys(p for level in LEVELS for p in Grammar(level).weights):
+    spoken = [pattern for level in LEVELS for pattern in Grammar(level).weights]
+    for pattern in dict.fromkeys([*spoken, *map(Pattern, _readable())]):
         tree.add(pattern)
     return tree
 
@@ -317,8 +349,7 @@ def facts_of_each(scenes: Scenes) -> list[Facts]:
     out = []
     for n, *attributes in rows:
         objects = [
-            ObjectFact(*[names[a[k]] for names, a in zip(NAMES.values(), attributes, strict=True)])
-            for k in range(n)
+            ObjectFact(*[names[a[k]] for names, a in zip(NAMES.values(), attributes, strict=True)]) for k in range(n)
         ]
         cells = attributes[-1]
         relations = [(i, r, j) for i in range(n) for j in range(n) for r in _relations(cells[i], cells[j])]
@@ -347,25 +378,20 @@ def score(caption: str | Facts, scene: Scenes | Facts) -> FactScore:
     total = sum(map(len, stated)) + len(said.relations) + (said.count is not None)
     candidates = [*range(len(truth.objects)), *[-1] * max(0, len(said.objects) - len(truth.objects))]
     right = [
-        [sum(getattr(truth.objects[i], k) == v for k, v in s) if i >= 0 else 0 for i in candidates]
-        for s in stated
+        [sum(getattr(truth.objects[i], k) == v for k, v in s) if i >= 0 else 0 for i in candidates] for s in stated
     ]
     known = set(truth.relations)
 
     def agreeing(order):
         own = sum(right[m][c] for m, c in enumerate(order))
-        return own, sum(
-            (candidates[order[a]], r, candidates[order[b]]) in known for a, r, b in said.relations
-        )
+        return own, sum((candidates[order[a]], r, candidates[order[b]]) in known for a, r, b in said.relations)
 
     orders = itertools.permutations(range(len(candidates)), len(said.objects))
     best = max(orders, key=lambda order: sum(agreeing(order)))
     true = sum(agreeing(best)) + (said.count == truth.count)
     meant = [truth.objects[candidates[c]] if candidates[c] >= 0 else None for c in best]
     told = sum(
-        o is not None and getattr(o, k) == v != "solid"
-        for o, s in zip(meant, stated, strict=True)
-        for k, v in s
+        o is not None and getattr(o, k) == v != "solid" for o, s in zip(meant, stated, strict=True) for k, v in s
     )
     to_tell = sum(4 + (o.fill != "solid") for o in truth.objects)
     return FactScore(true, total - true, to_tell - told)
@@ -398,9 +424,7 @@ class Grammar:
     @property
     def patterns_of_template(self) -> list[tuple[str, ...]]:
         """The pattern texts of each of the five templates."""
-        texts = [
-            [p.text for (_, t), ps in self.patterns.items() if t == k for p in ps] for k in range(N_TEMPLATES)
-        ]
+        texts = [[p.text for (_, t), ps in self.patterns.items() if t == k for p in ps] for k in range(N_TEMPLATES)]
         return [tuple(dict.fromkeys(t)) for t in texts]
 
     def entropy(self, template: int | None = None) -> float:
@@ -435,10 +459,7 @@ class Grammar:
         """Every sentence that can occur, one by one: 8,460 for `easy`, too many to list for the others."""
         for pattern in self.weights:
             for values in itertools.product(*[range(len(e.choices)) for e in pattern.slots]):
-                if (
-                    slot_probability(pattern, {e.name: v for e, v in zip(pattern.slots, values, strict=True)})
-                    > 0
-                ):
+                if slot_probability(pattern, {e.name: v for e, v in zip(pattern.slots, values, strict=True)}) > 0:
                     yield pattern.write(*[[v] for v in values])[0]
 
 
@@ -454,9 +475,11 @@ def slot_probability(pattern: Pattern, values: dict[str, int]) -> float:
     )
 
 
-@lru_cache(maxsize=200_000)
 def _pairs_probability(colours: tuple[int, ...], shapes: tuple[int, ...]) -> float:
-    return float(sampling.tuple_probability(torch.tensor([colours]), torch.tensor([shapes])))
+    pairs = set(zip(colours, shapes, strict=True))
+    if len(pairs) < len(colours) or any(is_held_out(*pair) for pair in pairs):
+        return 0.0
+    return sampling.tuple_chance(len(colours), len(set(colours)), len(set(shapes)))
 
 
 def _slot_entropy(pattern: Pattern) -> float:
@@ -493,9 +516,7 @@ def slot_values(
 def captions(grammar: Grammar, scenes: Scenes) -> list[list[str]]:
     """Five captions of each scene, one of each template; everything they say is true."""
     if wrong := set(scenes.n_objects.tolist()) - {n for n, _ in grammar.patterns}:
-        raise DataError(
-            f"level {grammar.level!r} has no captions for {min(wrong)} objects: use World('hard')"
-        )
+        raise DataError(f"level {grammar.level!r} has no captions for {min(wrong)} objects: use World('hard')")
     out = [[""] * N_TEMPLATES for _ in range(len(scenes))]
     for (n, template), patterns in grammar.patterns.items():
         rows = (scenes.n_objects == n).nonzero()[:, 0]

@@ -86,9 +86,7 @@ def _attribute(wanted: str, named: str):
         alone = _alone(known)
         by_name = alone.any(1)
         slot = choose(torch.where(by_name[:, None], alone, _present(scenes)), u[:, 0])
-        for by, a, k, c in zip(
-            by_name.tolist(), *(_at(t, slot) for t in (asked, known, scenes.cell)), strict=True
-        ):
+        for by, a, k, c in zip(by_name.tolist(), *(_at(t, slot) for t in (asked, known, scenes.cell)), strict=True):
             if wanted == "colour":
                 thing = f"the {SHAPES[k]}" if by else f"the shape {place_phrase(PLACES[c])}"
                 yield f"what colour is {thing}?", COLOURS[a]
@@ -117,9 +115,7 @@ def _existence(scenes: Scenes, level: str):
     near = absent & (here.any(1, keepdim=True) | here.any(2, keepdim=True))
     wrong = choose(torch.where(near.flatten(1).any(1)[:, None], near.flatten(1), absent.flatten(1)), u[:, 2])
     right = torch.tensor(_at(scenes.colour, slot)) * 10 + torch.tensor(_at(scenes.shape, slot))
-    for yes, pair in zip(
-        (u[:, 0] < 0.5).tolist(), torch.where(u[:, 0] < 0.5, right, wrong).tolist(), strict=True
-    ):
+    for yes, pair in zip((u[:, 0] < 0.5).tolist(), torch.where(u[:, 0] < 0.5, right, wrong).tolist(), strict=True):
         colour, shape = COLOURS[pair // 10], SHAPES[pair % 10]
         yield f"is there {article(colour)} {colour} {shape}?", "yes" if yes else "no"
 
@@ -161,9 +157,7 @@ def _count(scenes: Scenes, level: str):
     tally = _tally(scenes)
     p_two, p_one = _count_chances(level)
     has_one, has_two = (tally == 1).any(1), (tally == 2).any(1)
-    p_one = torch.where(
-        (scenes.colour == scenes.shape)[:, 0], 0.5, p_one
-    )  # held-out scenes never hold two alike
+    p_one = torch.where((scenes.colour == scenes.shape)[:, 0], 0.5, p_one)  # held-out scenes never hold two alike
     number = torch.where(has_two & (u[:, 0] < p_two), 2, (has_one & (u[:, 1] < p_one)).long())
     which = choose(tally == number[:, None], u[:, 2])
     for w, k in zip(which.tolist(), number.tolist(), strict=True):

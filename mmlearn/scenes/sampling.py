@@ -4,8 +4,10 @@ Randomness is counter-based: a hash (splitmix64; Steele, Lea & Flood, OOPSLA 201
 number of the draw. No generator is advanced, so neither batch, nor order, nor number of workers matters.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -156,28 +158,29 @@ def n_different(x: Int[Tensor, "B M"]) -> Int[Tensor, " B"]:
     return 1 + (x[:, 1:] != x[:, :-1]).sum(1)
 
 
+@lru_cache
+def tuple_chance(m: int, n_colours: int, n_shapes: int) -> float:
+    """The probability that M objects of a training scene, in random order, are M given different training pairs.
+
+    It depends only on how many different colours and shapes those have: of the 45 pools of two, 9 hold a given one, and
+    1 holds two given ones.
+    """
+    pools = {1: 9 / 45, 2: 1 / 45}
+    few = (pools.get(n_shapes, 0.0) + pools.get(n_colours, 0.0)) * P_FEW / math.perm(9 * FEW, m)
+    return (1 - 2 * P_FEW) / math.perm(90, m) + few
+
+
 def tuple_probability(colour: Int[Tensor, "B M"], shape: Int[Tensor, "B M"]) -> Float[Tensor, " B"]:
     """The exact probability that M objects of a training scene, in random order, have these colours and shapes."""
     m = colour.shape[1]
-
-    def falling(n):
-        return float(torch.arange(n - m + 1, n + 1).double().prod())
-
-    pools = torch.tensor(
-        [0.0, 9 / 45, 1 / 45, 0, 0], dtype=torch.float64
-    )  # pools of 2 that hold 1, 2, 3 … given ones
-    few = (pools[n_different(shape)] + pools[n_different(colour)]) * P_FEW / falling(9 * FEW)
+    table = [[tuple_chance(m, c, s) for s in range(m + 1)] for c in range(m + 1)]
     possible = (colour != shape).all(1) & (n_different(10 * colour + shape) == m)
-    return ((1 - 2 * P_FEW) / falling(90) + few) * possible
+    return torch.tensor(table, dtype=torch.float64)[n_different(colour), n_different(shape)] * possible
 
 
 def all_tuples(m: int) -> tuple[Int[Tensor, "N M"], Int[Tensor, "N M"]]:
     """Colours and shapes of all M-tuples of training pairs that begin with one pair: 1/90 of all, by symmetry."""
-    rest = (
-        torch.cartesian_prod(*[torch.arange(90)] * (m - 1)).view(-1, m - 1)
-        if m > 1
-        else torch.zeros(1, 0).long()
-    )
+    rest = torch.cartesian_prod(*[torch.arange(90)] * (m - 1)).view(-1, m - 1) if m > 1 else torch.zeros(1, 0).long()
     number = torch.cat([torch.zeros(len(rest), 1).long(), rest], 1)
     return number // 9, (number // 9 + 1 + number % 9) % 10
 

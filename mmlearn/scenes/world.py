@@ -68,9 +68,7 @@ class World:
         """Five differently worded true captions of each scene, always the same."""
         return language.captions(self.grammar, scenes)
 
-    def questions(
-        self, split: str, indices: Iterable[int] | Tensor, type: str | None = None
-    ) -> list[Question]:
+    def questions(self, split: str, indices: Iterable[int] | Tensor, type: str | None = None) -> list[Question]:
         """One question for each scene, its type drawn from those that the scene allows.
 
         Args: type, ask only this type; scenes that cannot be asked (to compare two objects, say, where there is one)
@@ -178,10 +176,7 @@ def compose(*objects: ObjectFact, background: str = "sky") -> Scenes:
     if not 1 <= len(objects) <= MAX_OBJECTS:
         raise DataError(f"a scene holds 1 to {MAX_OBJECTS} objects, not {len(objects)}")
     free = iter(p for p in PLACES if p not in [o.place for o in objects])
-    words = [
-        (o.shape, o.colour or "red", o.size or "big", o.fill or "solid", o.place or next(free))
-        for o in objects
-    ]
+    words = [(o.shape, o.colour or "red", o.size or "big", o.fill or "solid", o.place or next(free)) for o in objects]
     if len({w[4] for w in words}) < len(words):
         raise DataError("two objects have the same place: give each its own")
     numbers = torch.full((5, 1, MAX_OBJECTS), -1)
