@@ -134,6 +134,14 @@ def test_thinning_keeps_the_course_of_a_curve():
     assert cards.thin(points[:200]) == points[:200]
 
 
+def test_smoothing_keeps_the_ends_and_calms_the_middle():
+    points = [(step, 5.0 + (-1) ** step) for step in range(200)]
+    smooth = cards.smooth(points)
+    assert (smooth[0], smooth[-1]) == (points[0], points[-1])
+    assert all(abs(value - 5) < 0.1 for _, value in smooth[10:-10])
+    assert (cards.short(0.612), cards.short(0.00123)) == ("0.61", "0.0012")
+
+
 # --- the band ----------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +158,10 @@ def test_the_band_reaches_from_the_lowest_to_the_highest_reference(tmp_path):
 def test_the_verdict(tmp_path, loss, word):
     reference(tmp_path, 0, loss=1.0)
     verdict = cards.band("00_start/net", "cpu").verdict([(0, 5.0)] + [(10, loss)] * 9)
-    assert verdict == f"{word}: your loss ends at {loss:.2f}, 1 reference run at 1.00 to 1.00."
+    assert (
+        verdict
+        == f"{word}: over the last tenth of the steps your loss is {loss:.2f}, that of 1 reference run 1.00 to 1.00."
+    )
 
 
 class Shown:
@@ -186,8 +197,8 @@ def test_in_a_notebook_the_curve_is_drawn_over_the_band_and_stays(tmp_path, monk
     ((figure, alt),) = shown.figures
     assert [c.get_label() for c in figure.axes[0].collections] == ["1 reference run"]
     assert "grey band" in alt
-    assert "your loss ends at" in alt
-    assert "your loss ends at" in capsys.readouterr().out
+    assert "steps your loss is" in alt
+    assert "steps your loss is" in capsys.readouterr().out
 
 
 def test_quiet_in_a_notebook_shows_one_line_and_the_final_figure(monkeypatch, capsys):

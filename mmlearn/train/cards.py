@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -81,6 +82,19 @@ def thin(points: list[tuple[int, float]], most: int = MAX_POINTS) -> list[tuple[
     edges = [len(points) * i // most for i in range(most + 1)]
     stretches = [points[a:b] for a, b in zip(edges, edges[1:], strict=False)]
     return [(s[len(s) // 2][0], mean(value for _, value in s)) for s in stretches]
+
+
+def smooth(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """A thinned curve with each value the mean of its neighbourhood, 5 % of the curve wide and smaller at its ends."""
+    half = len(points) // 40
+    values = [value for _, value in points]
+    reach = [min(half, i, len(points) - 1 - i) for i in range(len(points))]
+    return [(points[i][0], mean(values[i - r : i + r + 1])) for i, r in enumerate(reach)]
+
+
+def short(value: float) -> str:
+    """A loss for a sentence: two decimals, or two digits where it is small."""
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def write(card: str, run, recipe, device_name: str) -> Path:
@@ -246,25 +260,24 @@ class Band:
         low = mean(_at(step, self.steps, self.low) for step, _ in tail)
         high = mean(_at(step, self.steps, self.high) for step, _ in tail)
         margin = max(high - low, 0.1 * abs(low + high) / 2)
-        word = (
-            "inside" if low - margin <= mine <= high + margin else "outside, lower" if mine < low else "outside, higher"
-        )
-        return f"{word[0].upper()}{word[1:]}: your loss ends at {mine:.2f}, {self.label} at {low:.2f} to {high:.2f}."
+        inside = low - margin <= mine <= high + margin
+        word = "Inside" if inside else "Outside, lower" if mine < low else "Outside, higher"
+        ends = f"{short(mine)}, that of {self.label} {short(low)} to {short(high)}"
+        return f"{word}: over the last tenth of the steps your loss is {ends}."
 
 
 def band(card: str, profile: str, folder: Path | None = None) -> Band | None:
     """The band of the references of a card, or None where there are none."""
-    curves = [data["curve"] for data in references(card, profile, folder) if data["curve"].get("step")]
-    if not curves:
+    found = [data["curve"] for data in references(card, profile, folder) if data["curve"].get("step")]
+    if not found:
         return None
-    steps = max((curve["step"] for curve in curves), key=len)
-    values = [[_at(step, curve["step"], curve["loss"]) for step in steps] for curve in curves]
-    return Band(
-        steps, [min(v) for v in zip(*values, strict=True)], [max(v) for v in zip(*values, strict=True)], len(curves)
-    )
+    curves = [smooth(list(zip(curve["step"], curve["loss"], strict=True))) for curve in found]
+    steps = [step for step, _ in max(curves, key=len)]
+    at = [[_at(step, *zip(*curve, strict=True)) for curve in curves] for step in steps]
+    return Band(steps, [min(values) for values in at], [max(values) for values in at], len(curves))
 
 
-def _at(step: float, steps: list[int], values: list[float]) -> float:
+def _at(step: float, steps: Sequence[int], values: Sequence[float]) -> float:
     """The value at a step, on straight lines between the points and level beyond them."""
     if step <= steps[0]:
         return values[0]

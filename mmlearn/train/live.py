@@ -121,11 +121,9 @@ class Progress:
         return self.band.verdict(self.run.curve)
 
     def _alt(self, verdict: str) -> str:
-        first, last = self.run.curve[0][1], self.run.loss
+        first, last = cards.short(self.run.curve[0][1]), cards.short(self.run.loss)
         over = " over the grey band of the reference runs" if self.band else ""
-        return (
-            f"Training loss by step{over}: from {first:.2f} to {last:.2f} in {self.run.steps} steps. {verdict}".strip()
-        )
+        return f"Training loss by step{over}: from {first} to {last} in {self.run.steps} steps. {verdict}".strip()
 
 
 def figure(run, recipe, band, verdict: str = ""):
@@ -142,7 +140,7 @@ def figure(run, recipe, band, verdict: str = ""):
         axis.plot(band.steps, band.high, color="#888888", linewidth=0.8)
     steps, losses = zip(*run.curve, strict=True)
     axis.plot(steps, losses, color=PALETTE[0], alpha=0.25, linewidth=0.8)
-    axis.plot(*zip(*cards.thin(run.curve, 100), strict=True), color=PALETTE[0], label="your loss")
+    axis.plot(*zip(*cards.smooth(cards.thin(run.curve)), strict=True), color=PALETTE[0], label="your loss")
     axis.set(xlabel="step", ylabel="loss", xlim=(0, recipe.steps))
     if min(losses) > 0 and max(losses) > 20 * min(losses):
         axis.set_yscale("log")

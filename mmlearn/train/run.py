@@ -56,7 +56,7 @@ class Run:
         ending = " (interrupted)" if self.interrupted else " (stopped early)" if self.stopped_early else ""
         if not self.curve:
             return f"{self.steps} steps{ending}"
-        return f"{self.steps:,} steps: loss {self.curve[0][1]:.2f} → {self.loss:.2f}{ending}"
+        return f"{self.steps:,} steps: loss {cards.short(self.curve[0][1])} → {cards.short(self.loss)}{ending}"
 
     def metric(
         self,
