@@ -408,7 +408,7 @@ class Finding:
     says: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{'' if self.cell is None else self.cell}: {self.says}"
+        return f"{self.file}{'' if self.cell is None else f':{self.cell}'}: {self.says}"
 
 
 def lint(paths: Iterable[Path]) -> list[Finding]:
