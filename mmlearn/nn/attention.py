@@ -59,7 +59,7 @@ def scaled_dot_product_attention(
     else:
         weights = scores.masked_fill(~keep, -math.inf).softmax(dim=-1)
         weights = weights.masked_fill(~keep, 0.0)  # changes only rows without a key, which are not-a-number
-    output = F.dropout(weights, dropout) @ v  # (..., T, E)
+    output = (F.dropout(weights, dropout) if dropout else weights) @ v  # (..., T, E)
     return (output, weights) if return_weights else output
 
 
