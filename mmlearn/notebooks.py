@@ -188,19 +188,17 @@ def _clean_data(mime: str, data):
 
 
 def _shrink_png(data: str) -> str:
-    """A PNG (base64) with a palette of 256 colours, where that is smaller; a palette is left as it is."""
+    """A PNG (base64) with fewer colours where that is not to be seen; transparent and animated ones stay as they are."""
     from PIL import Image
+
+    from mmlearn.plot.figures import shrink
 
     raw = base64.b64decode(data)
     picture = Image.open(io.BytesIO(raw))
-    if picture.mode not in ("RGB", "RGBA") or getattr(picture, "n_frames", 1) > 1:
-        return data.replace("\n", "")
-    opaque = picture.mode == "RGB" or picture.getextrema()[3][0] == 255
-    picture = picture.convert("RGB") if opaque else picture
-    method = Image.Quantize.MEDIANCUT if opaque else Image.Quantize.FASTOCTREE
-    small = io.BytesIO()
-    picture.quantize(256, method=method, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return base64.b64encode(min(raw, small.getvalue(), key=len)).decode()
+    opaque = picture.mode == "RGB" or (picture.mode == "RGBA" and picture.getextrema()[3][0] == 255)
+    if opaque and getattr(picture, "n_frames", 1) == 1:
+        raw = shrink(raw)
+    return base64.b64encode(raw).decode()
 
 
 def without_paths(text: str) -> str:
