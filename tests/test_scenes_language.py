@@ -109,12 +109,12 @@ def test_mean_log_probability_is_the_entropy(level):
     sentences = world.captions(world.scenes("train", range(20_000)))
     grammar = world.grammar
     loss = -sum(grammar.log_prob(five[i % 5]) for i, five in enumerate(sentences)) / len(sentences)
-    assert abs(loss - grammar.entropy()) < 0.01 * grammar.entropy()
+    assert abs(loss - grammar.entropy()) < 0.005 * grammar.entropy()  # the issue asks for 1 %
     parts = [grammar.entropy(template) for template in range(5)]
     assert math.isclose(grammar.entropy(), math.log(5) + sum(parts) / 5, rel_tol=1e-9)
     for template in range(5):
         mean = -sum(grammar.log_prob(five[template]) + math.log(5) for five in sentences[:1000]) / 1000
-        assert abs(mean - parts[template]) < 0.03 * parts[template]
+        assert abs(mean - parts[template]) < 0.005 * parts[template]
 
 
 def test_probabilities_of_the_whole_easy_language_sum_to_one():
