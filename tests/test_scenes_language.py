@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import statistics
 from collections import Counter
 
 import pytest
@@ -113,8 +114,9 @@ def test_mean_log_probability_is_the_entropy(level):
     parts = [grammar.entropy(template) for template in range(5)]
     assert math.isclose(grammar.entropy(), math.log(5) + sum(parts) / 5, rel_tol=1e-9)
     for template in range(5):
-        mean = -sum(grammar.log_prob(five[template]) + math.log(5) for five in sentences[:1000]) / 1000
-        assert abs(mean - parts[template]) < 0.005 * parts[template]
+        losses = [-grammar.log_prob(five[template]) - math.log(5) for five in sentences[:1000]]
+        error = statistics.stdev(losses) / 1000**0.5
+        assert abs(statistics.mean(losses) - parts[template]) < 4 * error + 1e-6
 
 
 def test_probabilities_of_the_whole_easy_language_sum_to_one():
