@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from exercise_cases import assert_chapter, assert_right, assert_wrong
+
+from tests.exercise_cases import assert_chapter, assert_right, assert_wrong
 
 # 01.1 ---------------------------------------------------------------------------------------------------------
 
