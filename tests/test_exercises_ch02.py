@@ -3,8 +3,9 @@
 import math
 
 import torch
-from exercise_cases import assert_chapter, assert_right, assert_wrong
 from torch.nn import functional as F
+
+from tests.exercise_cases import assert_chapter, assert_right, assert_wrong
 
 
 def wrong_temperature_inverse(gap, p):
