@@ -17,8 +17,8 @@ def expect(
     at_most: float | None = None,
     hint: str | None = None,
     digits: int = 3,
-) -> bool:
-    """Print ✓ or ✗ for a stated outcome and return whether it was reached.
+) -> None:
+    """Print ✓ or ✗ for a stated outcome.
 
     ``name`` says what was measured, ``at_least`` and ``at_most`` are inclusive bounds, ``hint`` is shown
     with a ✗. The outcome joins the latest run card. Under ``MMLEARN_STRICT=1`` a ✗ raises
@@ -29,7 +29,7 @@ def expect(
     value = float(value)
     if os.environ.get("MMLEARN_PROFILE") == "smoke":
         print(f"· {name}: nothing is expected after a few steps (smoke profile)")
-        return True
+        return
     low, high = (-math.inf if at_least is None else at_least), (math.inf if at_most is None else at_most)
     ok = low <= value <= high
     bounds = " and ".join(
@@ -44,7 +44,6 @@ def expect(
     _record(name, value, {"at_least": at_least, "at_most": at_most}, ok)
     if not ok and os.environ.get("MMLEARN_STRICT") == "1":
         raise ExpectationError(message)
-    return ok
 
 
 def _record(name: str, value: float, bounds: dict, ok: bool) -> None:

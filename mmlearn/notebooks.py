@@ -188,7 +188,7 @@ def _clean_data(mime: str, data):
 
 
 def _shrink_png(data: str) -> str:
-    """A PNG (base64) with fewer colours where that is not to be seen; transparent and animated ones stay as they are."""
+    """A PNG (base64) with fewer colours where that is not to be seen; transparent and animated ones stay."""
     from PIL import Image
 
     from mmlearn.plot.figures import shrink

@@ -526,7 +526,8 @@ EXERCISES = [
                 for wrong in (_cosine_one_side, _cosine_one_side_nan)
             ),
             Misconception(
-                "a zero vector gives 0/0 = nan: an empty caption must be similar to nothing, so 0", _cosine_nan),
+                "a zero vector gives 0/0 = nan: an empty caption must be similar to nothing, so 0", _cosine_nan
+            ),
             Misconception(
                 "you divided by the squared lengths: the length is the square root of the sum of squares",
                 _cosine_squared,

@@ -203,7 +203,7 @@ def bars(
     axis.set(xlabel=xlabel)
     axis.set_title(title or "")
     if lines:
-        axis.legend(loc="lower right")
+        figure.legend(loc="outside upper right", ncols=len(lines))
     return figure
 
 

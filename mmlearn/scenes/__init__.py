@@ -28,11 +28,12 @@ from mmlearn.scenes.vocabulary import (
     SHAPES,
     SIZES,
     SPLITS,
+    place_phrase,
 )
 from mmlearn.scenes.world import Samples, World, compose, gallery
 
 __all__ = [
     "BACKGROUNDS", "COLOURS", "FILLS", "HELD_OUT", "LEVELS", "PLACES", "QUESTION_TYPES", "RELATIONS", "SHAPES", "SIZES",
     "SPLITS", "FactScore", "Facts", "Grammar", "ObjectFact", "ParseError", "Question", "Samples", "Scenes", "World",
-    "boxes", "compose", "draw", "facts", "facts_of_each", "gallery", "masks", "parse", "score",
+    "boxes", "compose", "draw", "facts", "facts_of_each", "gallery", "masks", "parse", "place_phrase", "score",
 ]  # fmt: skip
