@@ -176,13 +176,20 @@ def test_dropout_acts_between_layers_in_training_only():
     torch.testing.assert_close(single(x)[0], single.eval()(x)[0])
 
 
-def test_forget_bias_is_added_to_forget_gates_only():
+@pytest.mark.parametrize(("kind", "added"), [("rnn", [0]), ("lstm", [0, 2, 0, 0]), ("gru", [0, 2, 0])])
+def test_forget_bias_is_added_to_the_gates_that_keep_only(kind, added):
     torch.manual_seed(1)
-    plain = Recurrent("lstm", D, H)
+    plain = Recurrent(kind, D, H)
     torch.manual_seed(1)
-    biased = Recurrent("lstm", D, H, forget_bias=2.0)
+    biased = Recurrent(kind, D, H, forget_bias=2.0)
     gap = biased.cells[0].from_input.bias - plain.cells[0].from_input.bias
-    torch.testing.assert_close(gap, torch.tensor([0.0, 2.0, 0.0, 0.0]).repeat_interleave(H))
+    torch.testing.assert_close(gap, torch.tensor(added, dtype=torch.float32).repeat_interleave(H))
+
+
+def test_a_large_forget_bias_keeps_the_state():
+    before = torch.randn(1, B, H)
+    _, after = Recurrent("gru", D, H, forget_bias=30.0)(torch.randn(B, T, D), before)
+    torch.testing.assert_close(after, before)
 
 
 def model_of(kind="lstm", **sizes):
@@ -213,6 +220,15 @@ def test_language_model_without_a_token():
     logits, state = model_of().step(torch.zeros(B, 0, dtype=torch.long))
     assert logits.shape == (B, 0, 11)
     assert all((s == 0).all() for s in state)
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_language_model_rows_are_selected_from_the_batch(kind):
+    model, tokens = model_of(kind, n_layers=2), torch.randint(11, (B, T))
+    rows = torch.tensor([2, 0, 2])
+    _, state = model.step(tokens[:, :3])
+    after, _ = model.step(tokens[rows, 3:], model.select_rows(state, rows))
+    torch.testing.assert_close(after, model(tokens)[rows, 3:])
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ class Recurrent(nn.Module):
         n_layers: each layer reads the outputs of the one below; with `bidirectional` a second cell reads from the end,
             and the outputs (B, T, 2 · d_hidden) of both stand side by side.
         dropout: share of a layer's outputs set to zero on the way to the next, in training.
-        forget_bias: added to an LSTM's forget gates at the start; 1 makes it remember (Gers et al. 2000).
+        forget_bias: added at the start to the gates that keep, an LSTM's forget gates or a GRU's; the larger it is, the
+            longer the untrained layer remembers (Gers et al. 2000). A plain RNN has no such gate.
 
     `recurrent.fused = False` takes the readable path, a loop over cells; the outputs are equal.
     """
@@ -128,8 +129,8 @@ class Recurrent(nn.Module):
         widths = [d_in] + [directions * d_hidden] * (n_layers - 1)
         make = CELLS[kind]
         self.layers = nn.ModuleList(nn.ModuleList(make(width, d_hidden) for _ in range(directions)) for width in widths)
-        if kind == "lstm":
-            for cell in self.cells:
+        if kind != "rnn":
+            for cell in self.cells:  # in both kinds the gate that keeps is the second
                 cell.from_input.bias.data[d_hidden : 2 * d_hidden] += forget_bias
 
     @property
@@ -331,6 +332,10 @@ class RecurrentLM(nn.Module):
         self._check_tokens(tokens)
         x, state = self.recurrent(self.dropout(self.words(tokens)), state)
         return self.read(self.dropout(x)), state
+
+    def select_rows(self, state: State, rows: Int[Tensor, " N"]) -> State:
+        """The state of these rows of the batch, as often as they are named: beam search copies and drops sequences."""
+        return _as_state(tuple(s.index_select(1, rows) for s in _as_tuple(state)))
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if tokens.ndim != 2:
