@@ -27,7 +27,8 @@ def _check_latch(fn, generator: torch.Generator) -> str | None:
     if waiting:
         return (
             f"after {waiting} zero{'s' * (waiting > 1)} and no 1 the state is not negative, but "
-            f"{_latch_state(weights, [0] * waiting):.3f}: with x = 0 and h = 0 only b speaks, and with x = 0 and h < 0 it has to stay negative"
+            f"{_latch_state(weights, [0] * waiting):.3f}: with x = 0 and h = 0 only b speaks, and with x = 0 and "
+            "h < 0 it has to stay negative"
         )
     for before in (0, 1, 4, 50):
         if _latch_state(weights, [0] * before + [1]) <= 0:
