@@ -29,10 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a Windows console may lack ✓
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    commands = make_parser()
+    options = commands.parse_args(arguments)
     if options.command is None:
-        parser.print_help()
+        commands.print_help()
         return 0
     try:
         return options.command(options)
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmlearn", description="A course on vision and language, in notebooks.")
     parser.add_argument("--version", action="version", version=f"mmlearn {mmlearn.__version__}")
     parser.set_defaults(command=None)

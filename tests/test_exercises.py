@@ -53,6 +53,19 @@ def test_a_message_shows_the_input_and_never_the_answer():
     assert "4.0" not in says
 
 
+def test_a_number_may_come_as_a_tensor_or_numpy_number():
+    mean = Exercise("99.2", "Mean", lambda g: [(torch.tensor([1.0, 2.0]),)], lambda x: x.mean().item())
+    assert judge(mean, lambda x: x.mean()) is None
+    assert judge(mean, lambda x: x.numpy().mean()) is None
+    assert judge(mean, lambda x: x[:1]) is not None
+    assert "your answer: 1.05" in judge(mean, lambda x: 1.0500001)
+
+
+def test_functions_among_the_inputs_are_named():
+    apply = Exercise("99.3", "Apply", lambda g: [(abs, -1.5)], lambda f, x: f(x))
+    assert "input 1: abs\ninput 2: -1.5" in judge(apply, lambda f, x: x)
+
+
 def test_an_error_names_its_line_and_kind():
     namespace = {}
     exec(compile("def fn(x):\n    y = x\n    return y.nothing", "<cell>", "exec"), namespace)

@@ -55,3 +55,18 @@ def test_wrong_shapes_are_named():
         mm.plot.heatmap(torch.rand(3))
     with pytest.raises(ShapeError, match="no pictures"):
         mm.plot.pictures([])
+
+
+def test_the_search_box_answers_what_is_typed(monkeypatch):
+    shown, asked = [], []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+
+    def search(sentence):
+        asked.append(sentence)
+        return mm.plot.bars({sentence: 1.0}, xlabel="score")
+
+    mm.plot.search_box(search, "a red star")
+    box = next(widget for widget in shown if hasattr(widget, "children")).children[0]
+    box.value = "a blue ring"
+    box.value = "  "
+    assert asked == ["a red star", "a blue ring"]

@@ -170,6 +170,8 @@ def _outcome(fn: Callable, case: tuple):
 
 
 def _same(a: Any, b: Any, atol: float) -> bool:
+    if isinstance(b, int | float) and hasattr(a, "item") and getattr(a, "ndim", 1) == 0:
+        a = a.item()  # a tensor or NumPy array of one number is a number
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         kinds = a.is_floating_point() == b.is_floating_point() and (a.dtype == torch.bool) == (b.dtype == torch.bool)
         if a.shape != b.shape or not kinds:
@@ -217,10 +219,17 @@ def _show(name: str, x: Any) -> str:
     if isinstance(x, Tensor) and x.numel() > 24:
         corner = x.flatten()[:4].tolist()
         return f"{name}: shape {tuple(x.shape)}, {x.dtype}, begins {[round(v, 3) for v in corner]}"
-    text = repr(x)
-    if isinstance(x, Tensor):
-        text = str(torch.round(x, decimals=3).tolist() if x.is_floating_point() else x.tolist())
+    text = getattr(x, "__name__", None) or repr(_rounded(x))
     return f"{name}: {text if len(text) <= 300 else text[:300] + ' …'}"
+
+
+def _rounded(x: Any) -> Any:
+    """Numbers with three digits behind the point, however deep they lie."""
+    if isinstance(x, Tensor):
+        return _rounded(x.tolist())
+    if isinstance(x, tuple | list):
+        return type(x)(_rounded(y) for y in x)
+    return float(f"{x:.3f}") if isinstance(x, float) and abs(x) >= 0.001 else x
 
 
 def _describe_error(error: Exception) -> str:

@@ -4,5 +4,6 @@
 """
 
 from mmlearn.plot.figures import PALETTE, bars, curves, heatmap, pictures, show
+from mmlearn.plot.search import search_box
 
-__all__ = ["PALETTE", "bars", "curves", "heatmap", "pictures", "show"]
+__all__ = ["PALETTE", "bars", "curves", "heatmap", "pictures", "search_box", "show"]
