@@ -71,8 +71,17 @@ def test_beam_search_equals_transformers(seed, beams, length_penalty, ends):
         **options,
     )
     out = generate(ours, tokens, 10, "beam", beams=beams, length_penalty=length_penalty, end=end, pad=PAD)
-    assert not ends or (out[:, 4:] == end).any()
     same(out, expected)
+
+
+def test_some_of_the_beams_above_do_end_early():
+    lengths = []
+    for seed in range(5):
+        model, tokens = pair(seed)[0], prompt()
+        end = generate(model, tokens, 6)[0, -1].item()
+        out = generate(model, tokens, 10, "beam", beams=5, end=end, pad=PAD)
+        lengths += (out[:, 4:] != PAD).sum(dim=1).tolist()
+    assert sum(n < 10 for n in lengths) >= 3
 
 
 def test_prompts_padded_on_the_left_equal_transformers_and_each_prompt_alone():
