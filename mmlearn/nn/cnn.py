@@ -117,13 +117,16 @@ class BatchNorm2d(nn.Module):
 
 @dataclass(frozen=True)
 class ConvNetConfig:
-    """A plain convolutional network: `n_convs` 3 × 3 convolutions at each width, each width at half the side."""
+    """A plain convolutional network: `depths` 3 × 3 convolutions of `widths` channels, each stage at half the side."""
 
     n_classes: int = 10
+    depths: tuple[int, ...] = (2, 2, 2)
     widths: tuple[int, ...] = (32, 64, 128)
-    n_convs: int = 2
     in_channels: int = 3
     norm: bool = True
+
+    def __post_init__(self):
+        _one_each(self.depths, self.widths)
 
 
 class ConvNet(nn.Module):
@@ -138,9 +141,9 @@ class ConvNet(nn.Module):
         self.config = config = config or ConvNetConfig()
         self.stages = nn.ModuleList()
         before = config.in_channels
-        for number, width in enumerate(config.widths):
+        for number, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             layers = [nn.MaxPool2d(2)] if number else []
-            for _ in range(config.n_convs):
+            for _ in range(depth):
                 layers += _conv_norm_relu(before, width, config.norm)
                 before = width
             self.stages.append(nn.Sequential(*layers))
@@ -223,8 +226,7 @@ class ResNetConfig:
     def __post_init__(self):
         if self.block not in BLOCKS or self.stem not in ("large", "small"):
             raise ValueError(f"block {self.block!r} is basic or bottleneck, stem {self.stem!r} is large or small")
-        if len(self.depths) != len(self.widths):
-            raise ValueError(f"depths {self.depths} and widths {self.widths} need one number each for every stage")
+        _one_each(self.depths, self.widths)
 
     @classmethod
     def of(cls, n_layers: int, **changes) -> "ResNetConfig":
@@ -418,6 +420,11 @@ def _config_of(state: Mapping[str, Tensor], rename: Callable[[str], str], stage:
         stem_width=stem.shape[0],
         in_channels=stem.shape[1],
     )
+
+
+def _one_each(depths: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    if len(depths) != len(widths) or min(depths, default=0) < 1:
+        raise ValueError(f"depths {depths} and widths {widths} need one number each for every stage, depths at least 1")
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
