@@ -42,11 +42,12 @@ clean:  ## remove the environments, caches and your own runs
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "mmlearn needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 learn")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,author]"
+	@echo "Installing into $(VENV): about three minutes and 6 GB, once."
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,author]"
 	@touch $@
 
 .venv-lowest/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
 	sed -nE 's/^ +"([a-z-]+)>=([0-9.]+)",$$/\1==\2/p' pyproject.toml > .venv-lowest/lowest.txt
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/lowest.txt -e ".[test]"
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check -c .venv-lowest/lowest.txt -e ".[test]"
 	@touch $@

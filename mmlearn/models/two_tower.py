@@ -24,7 +24,7 @@ class TwoTowerConfig:
     widths: tuple[int, ...] = (32, 64, 128)
     d_model: int = 96
     n_heads: int = 4
-    n_layers: int = 2
+    n_layers: int = 1
     d_proj: int = 128
     dropout: float = 0.0
 
