@@ -138,14 +138,14 @@ WRONG = {
         (wrong_count_last_norm, "one more, after the last layer"),
         (wrong_count_out, "not three"),
     ],
-    "03.3": [
+    "03.4": [
         (wrong_nucleus_without_crossing, "crosses p"),
         (wrong_nucleus_sum, "do not add up to 1"),
         (wrong_nucleus_order, "sort by probability first"),
         (wrong_nucleus_sorted, "in sorted order"),
         (wrong_nucleus_level, "a fixed level"),
     ],
-    "03.4": [
+    "03.3": [
         (wrong_positions_arange, "you counted the padding"),
         (wrong_positions_from_one, "you count from 1"),
         (wrong_positions_minus_one, "gets −1"),
@@ -181,7 +181,7 @@ def right_positions(mask):
     return torch.tensor(rows)
 
 
-RIGHT = {"03.1": right_distance, "03.2": right_count, "03.3": right_nucleus, "03.4": right_positions}
+RIGHT = {"03.1": right_distance, "03.2": right_count, "03.4": right_nucleus, "03.3": right_positions}
 
 
 def test_wrong_answers_are_told_why_and_right_ones_pass():

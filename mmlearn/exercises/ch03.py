@@ -132,7 +132,7 @@ COUNT = Exercise(
 )
 
 
-# ---------------------------------------------------------------------------------------------------- 03.3 the nucleus
+# ---------------------------------------------------------------------------------------------------- 03.4 the nucleus
 def _distributions(generator):
     cases = [
         (torch.tensor([0.5, 0.3, 0.15, 0.05]), p) for p in (0.4, 0.6, 0.85, 0.97)
@@ -167,7 +167,7 @@ def _threshold(probabilities: Tensor, p: float) -> Tensor:
 
 
 NUCLEUS = Exercise(
-    id="03.3",
+    id="03.4",
     title="The nucleus",
     inputs=_distributions,
     solution=_nucleus,
@@ -206,7 +206,7 @@ NUCLEUS = Exercise(
 )
 
 
-# ------------------------------------------------------------------------------------------- 03.4 positions, padded
+# ------------------------------------------------------------------------------------------- 03.3 positions, padded
 def _masks(generator):
     lengths = ([4, 2, 3], [5, 1], [3, 3, 3], [2, 6, 0])
     left = [(torch.arange(max(n)) >= max(n) - torch.tensor(n)[:, None],) for n in lengths]
@@ -219,7 +219,7 @@ def _positions(mask: Tensor) -> Tensor:
 
 
 PADDED = Exercise(
-    id="03.4",
+    id="03.3",
     title="Where does a padded sentence begin?",
     inputs=_masks,
     solution=_positions,
@@ -255,4 +255,4 @@ PADDED = Exercise(
     ],
 )
 
-EXERCISES = [DISTANCE, COUNT, NUCLEUS, PADDED]
+EXERCISES = [DISTANCE, COUNT, PADDED, NUCLEUS]
