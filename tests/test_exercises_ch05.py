@@ -55,7 +55,7 @@ WRONG = {
         (lambda: (6.0, 3.0), "expected three numbers"),
         (lambda: (8.0, 3.0, -3.5), "forgotten after"),
     ],
-    "05.2": [
+    "05.3": [
         (lambda n, share: math.exp(math.log(share) / n), "value of the gate"),
         (lambda n, share: -math.log(1 / share - 1), "share^n would be left"),
         (lambda n, share: sigmoid(share ** (1 / n)), "inverse is needed"),
@@ -63,7 +63,7 @@ WRONG = {
         (lambda n, share: math.log(share ** (1 / n)), "not ln(gate)"),
         (lambda n, share: float(n), "the value is not right"),
     ],
-    "05.3": [
+    "05.2": [
         (wrong_gru_one_minus, "1 − weight"),
         (lambda weight: weight * -1.0, "all three blocks"),
         (wrong_gru_first, "reset gate; the one that mixes"),
@@ -90,8 +90,8 @@ WRONG = {
 
 RIGHT = {
     "05.1": lambda: (10.0, 4.0, -2.0),
-    "05.2": lambda n, share: -math.log(share ** (-1 / n) - 1),
-    "05.3": lambda weight: (
+    "05.3": lambda n, share: -math.log(share ** (-1 / n) - 1),
+    "05.2": lambda weight: (
         weight * torch.tensor([1.0, -1.0, 1.0]).repeat_interleave(len(weight) // 3).view(-1, *[1] * (weight.ndim - 1))
     ),
     "05.4": lambda h: h[-2:].transpose(0, 1).flatten(1),

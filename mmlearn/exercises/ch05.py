@@ -60,7 +60,7 @@ LATCH = Exercise(
 )
 
 
-# ------------------------------------------------------------------------------------------------ 05.2 forget bias
+# ------------------------------------------------------------------------------------------------ 05.3 forget bias
 def _spans(generator):
     drawn = [
         (int(torch.randint(5, 400, (), generator=generator)), 0.05 + 0.9 * torch.rand((), generator=generator).item())
@@ -74,7 +74,7 @@ def _logit(p: float) -> float:
 
 
 FORGET_BIAS = Exercise(
-    id="05.2",
+    id="05.3",
     title="How large a forget bias?",
     inputs=_spans,
     solution=lambda n_steps, share: _logit(share ** (1 / n_steps)),
@@ -113,7 +113,7 @@ FORGET_BIAS = Exercise(
 )
 
 
-# ------------------------------------------------------------------------------------------- 05.3 other convention
+# ------------------------------------------------------------------------------------------- 05.2 other convention
 def _gru_weights(generator):
     sizes = [(2, 3), (1, 1), (4, 2), (3, 5)]
     return [(torch.randn(3 * h, d, generator=generator),) for h, d in sizes] + [(torch.randn(6, generator=generator),)]
@@ -125,7 +125,7 @@ def _blocks(weight: Tensor, signs: tuple[int, int, int], order: tuple[int, int, 
 
 
 CONVENTION = Exercise(
-    id="05.3",
+    id="05.2",
     title="The gate that opens the other way",
     inputs=_gru_weights,
     solution=lambda weight: _blocks(weight, (1, -1, 1)),
@@ -281,4 +281,4 @@ PERPLEXITY = Exercise(
     ],
 )
 
-EXERCISES = [LATCH, FORGET_BIAS, CONVENTION, BOTH_DIRECTIONS, PERPLEXITY]
+EXERCISES = [LATCH, CONVENTION, FORGET_BIAS, BOTH_DIRECTIONS, PERPLEXITY]
