@@ -49,6 +49,14 @@ def patches_one_axis_short(images, size):
     return patches_by_loop(images, size)[0]
 
 
+def patches_unfolded_only(images, size):
+    return images.unfold(2, size, size).unfold(3, size, size).reshape(len(images), -1, 3 * size**2)
+
+
+def patches_unfolded_and_viewed(images, size):
+    return F.unfold(images, size, stride=size).reshape(len(images), -1, 3 * size**2)
+
+
 # 01.2 ---------------------------------------------------------------------------------------------------------
 
 
@@ -81,6 +89,30 @@ def merge_first_place_only(word, merges):
                 pieces = pieces[:i] + [a + b] + pieces[i + 2 :]
                 break
     return pieces
+
+
+def merge_leftmost(word, merges):
+    pieces = list(word)
+    changed = True
+    while changed:
+        changed = False
+        for i in range(len(pieces) - 1):
+            if any(pieces[i] == a and pieces[i + 1] == b for a, b in merges):
+                pieces = [*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]]
+                changed = True
+                break
+    return pieces
+
+
+def merge_growing(word, merges):
+    out = []
+    rest = list(word)
+    while rest:
+        piece = rest.pop(0)
+        while rest and (piece, rest[0]) in merges:
+            piece += rest.pop(0)
+        out.append(piece)
+    return out
 
 
 def merge_backwards(word, merges):
@@ -120,6 +152,10 @@ def mean_by_where(vectors, mask):
 
 def mean_over_rows(vectors, mask):
     return torch.stack([v[m].mean(0) for v, m in zip(vectors, mask, strict=True)])
+
+
+def kept_vectors(vectors, mask):
+    return torch.where(mask[..., None], vectors, 0.0)
 
 
 # 01.4 ---------------------------------------------------------------------------------------------------------
@@ -175,11 +211,15 @@ WRONG = {
         (patches_every_nth_pixel, "every n-th pixel"),
         (lambda images, size: patches_by_loop(images.mT, size), "height and width are swapped"),
         (patches_one_axis_short, "expected the shape"),
+        (patches_unfolded_only, "channel before patch"),
+        (patches_unfolded_and_viewed, "the two axes must be exchanged"),
         (lambda images, size: patches_by_loop(images, size).float() / 255, "entries are not"),
     ],
     "01.2": [
         (longest_piece, "that is WordPiece"),
         (merge_first_place_only, "at every place of the word"),
+        (merge_leftmost, "you merge from the left"),
+        (merge_growing, "you merge from the left"),
         (merge_backwards, "you go through the merges backwards"),
         (merge_in_text, "Compare pieces, not characters"),
         (merge_nothing, "your answer"),
@@ -191,9 +231,14 @@ WRONG = {
         (lambda v, m: (v * ~m[..., None]).sum(1) / (~m).sum(1)[:, None], "the wrong way round"),
         (lambda v, m: v.masked_fill(m[..., None], 0).sum(1) / (~m).sum(1, keepdim=True), "the wrong way round"),
         (mean_over_rows, "0/0 = nan"),
-        (lambda v, m: (v * m[..., None].float()).sum(1) / m.sum(1, keepdim=True).clamp(min=1), "0 · nan is nan"),
+        (lambda v, m: (v * m[..., None].float()).sum(1) / m.sum(1, keepdim=True).clamp(min=1), "what is 0 * nan?"),
         (lambda v, m: (v * m[..., None]).sum(1) / m.sum(1, keepdim=True), "0/0 = nan"),
         (lambda v, m: mean_by_loop(v, m).sum(0), "expected the shape"),
+        (lambda v, m: kept_vectors(v, m).sum(1) / (kept_vectors(v, m) != 0).sum(1).clamp(min=1), "what is not zero"),
+        (lambda v, m: (v.nan_to_num(0) * m[..., None]).sum(1) / m.sum(1, True).clamp(min=1), "you hide it"),
+        (lambda v, m: kept_vectors(v, m).sum(1) / (m.sum(1, keepdim=True) + 1e-6), "added to the count"),
+        (lambda v, m: mean_by_loop(v.detach(), m), "no gradient"),
+        (lambda v, m: mean_by_loop(0.5 * (v + v.detach()), m), "the gradient is not"),
     ],
     "01.4": [
         (lambda turns, frames, spokes: turns / frames * 360, "how far the wheel really turned"),
@@ -203,6 +248,7 @@ WRONG = {
         (lambda turns, frames, spokes: turn_by_loop(turns, frames, spokes) / 360, "that is in turns"),
         (lambda turns, frames, spokes: turn_by_loop(turns, frames, spokes) * frames, "that is per second"),
         (lambda turns, frames, spokes: turn_by_loop(frames, turns, spokes), "input"),
+        (lambda turns, frames, spokes: turn_by_loop(turns, frames, min(spokes, 8)), "not right"),
     ],
     "01.5": [
         (lambda a, b: torch.einsum("nd,md->nm", a, b), "that is the dot product"),
@@ -212,6 +258,9 @@ WRONG = {
         (lambda a, b: a @ b.T / torch.outer(a.norm(dim=1), b.norm(dim=1)), "a zero vector gives"),
         (lambda a, b: a @ b.T / (a.norm(dim=1)[:, None] * b.norm(dim=1) + 1e-2), "your answer"),
         (lambda a, b: a @ b.T / (a.norm() * b.norm()).clamp(min=1e-12), "one length for the whole matrix"),
+        (lambda a, b: F.normalize(a, eps=1e-6) @ F.normalize(b, eps=1e-6).T, "smallest length that you allow"),
+        (lambda a, b: (a / (a.norm(dim=1, keepdim=True) + 1e-8)) @ F.normalize(b).T, "your answer"),
+        (lambda a, b: a @ b.T / (torch.outer(a.norm(dim=1), b.norm(dim=1)) + 1e-12), "the constant that you add"),
     ],
 }
 

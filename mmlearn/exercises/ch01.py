@@ -1,5 +1,7 @@
 """Exercises of chapter 01: pictures, text, audio and video as tensors; embeddings and similarity."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,6 +48,16 @@ def _patches_strided(images, size):
     b, c, h, w = images.shape
     cut = images.reshape(b, c, size, h // size, size, w // size)
     return cut.permute(0, 3, 5, 1, 2, 4).reshape(b, -1, c * size * size)
+
+
+def _patches_channel_first(images, size):
+    b, c, h, w = images.shape
+    cut = images.reshape(b, c, h // size, size, w // size, size)
+    return cut.permute(0, 1, 2, 4, 3, 5).reshape(b, -1, c * size * size)
+
+
+def _patches_unfolded(images, size):
+    return patches(images, size).mT.reshape(images.shape[0], -1, 3 * size * size)
 
 
 def _patch_cases(g):
@@ -107,6 +119,29 @@ def _merges_left_to_right(word, merges):
         pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
 
 
+def _merges_grown_from_the_left(word, merges):
+    pieces, known, i = list(word), {tuple(pair) for pair in merges}, 0
+    while i < len(pieces) - 1:
+        if (pieces[i], pieces[i + 1]) in known:
+            pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+        else:
+            i += 1
+    return pieces
+
+
+def _merges_in_sweeps(word, merges):
+    pieces, known = list(word), {tuple(pair) for pair in merges}
+    while True:
+        out, i = [], 0
+        while i < len(pieces):
+            both = tuple(pieces[i : i + 2]) in known
+            out.append("".join(pieces[i : i + 2]) if both else pieces[i])
+            i += 2 if both else 1
+        if out == pieces:
+            return out
+        pieces = out
+
+
 def _merges_latest_first(word, merges):
     pieces, rank = list(word), {tuple(pair): n for n, pair in enumerate(merges)}
     while True:
@@ -144,6 +179,7 @@ def _merge_cases(g):
         ("aaaaa", [("a", "a"), ("aa", "a")]),
         ("abcd", crossing),
         ("xabab", [("x", "a"), ("a", "b")]),
+        ("abc", [("b", "c"), ("a", "bc"), ("a", "b")]),
     ]
 
 
@@ -174,6 +210,43 @@ def _mean_variant(keep=lambda mask: mask, count=lambda mask: mask.sum(1, keepdim
         return total / (number.clamp(min=1) if clamp else number)
 
     return wrong
+
+
+def _mean_counting_numbers(vectors, mask):
+    kept = vectors.masked_fill(~mask[..., None], 0)
+    return kept.sum(1) / (kept != 0).sum(1).clamp(min=1)
+
+
+def _mean_counting_vectors(vectors, mask):
+    kept = vectors.masked_fill(~mask[..., None], 0)
+    return kept.sum(1) / (kept != 0).any(-1).sum(1, keepdim=True).clamp(min=1)
+
+
+def _mean_without_nan(vectors, mask):
+    return masked_mean(vectors.nan_to_num(), mask)
+
+
+def _verify_mean(fn, generator) -> str | None:
+    """The mean of one vector is that vector, and the kept vectors get their gradient."""
+    vectors = 1 + torch.rand(2, 3, 4, generator=generator)
+    mask = torch.tensor([[True, False, False], [True, True, False]])
+    if (fn(vectors.clone(), mask.clone())[0] - vectors[0, 0]).abs().max() > 4e-7:
+        return (
+            "the mean of a single vector is not quite that vector. Is something added to the count? Only the count of "
+            "an empty row may change"
+        )
+    vectors.requires_grad_()
+    mean = fn(vectors, mask.clone())
+    if not mean.requires_grad:
+        return (
+            "the values are right, but no gradient comes back to the vectors, so an embedding before this mean could "
+            "not learn. Where does your function leave PyTorch's graph?"
+        )
+    (gradient,) = torch.autograd.grad(mean.sum(), vectors)
+    right = (mask / mask.sum(1, keepdim=True))[..., None].expand_as(gradient)
+    if not torch.allclose(gradient, right, atol=1e-5):
+        return "the values are right, but the gradient is not: each kept vector should get 1/count, the others 0"
+    return None
 
 
 def _mean_misconceptions() -> list[Misconception]:
@@ -208,9 +281,21 @@ def _mean_misconceptions() -> list[Misconception]:
             [zero, {**nan, **zero}],
         ),
         *told(
-            "you multiply by the mask: 0 · nan is nan. A place that is masked must not matter whatever stands there: "
-            "replace it by 0 (masked_fill or torch.where) before you sum",
+            "you multiply by the mask: what is 0 * nan? A masked place must not matter, whatever stands there",
             [nan],
+        ),
+        *(
+            Misconception(
+                "you count what is not zero: a real word's vector may hold zeros, or be all zeros. What says which "
+                "places are real?",
+                wrong,
+            )
+            for wrong in (_mean_counting_numbers, _mean_counting_vectors)
+        ),
+        Misconception(
+            "you turn every nan into a number, at the kept places too: there a nan is a fault that must be seen, and "
+            "you hide it",
+            _mean_without_nan,
         ),
         Misconception("you average over the whole batch: every caption needs its own mean", _mean_over_batch),
         *told(
@@ -231,6 +316,8 @@ def _mask_cases(g):
         (torch.randn(3, 4, 2, generator=g), torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1], [0, 1, 1, 0]]).bool()),
         (torch.randn(2, 3, 2, generator=g), torch.tensor([[True, True, True], [False, False, False]])),
         (torch.tensor([[[1.0, 2.0], [3.0, 6.0], [float("nan"), 9.0]]]), torch.tensor([[True, True, False]])),
+        (torch.tensor([[[0.0, 2.0], [3.0, 6.0], [0.0, 0.0]]]), torch.tensor([[True, True, True]])),
+        (torch.tensor([[[1.0, float("nan")], [3.0, 6.0], [5.0, 9.0]]]), torch.tensor([[True, True, False]])),
     ]
 
 
@@ -290,6 +377,8 @@ def _turn_cases(g):
         (-5.0, 24.0, 4),
         (6.0, 24.0, 4),
         (31.0, 25.0, 3),
+        (4.5, 24.0, 12),
+        (-17.0, 30.0, 12),
         *((60 * a - 30, 12 + 48 * b, 1 + i) for i, (a, b) in enumerate(random)),
     ]
 
@@ -340,12 +429,23 @@ def _cosine_whole(a, b):
     return a @ b.T / (a.norm() * b.norm()).clamp(min=1e-12)
 
 
-def _cosine_added_epsilon(a, b):
-    return (a / (a.norm(dim=1, keepdim=True) + 1e-2)) @ (b / (b.norm(dim=1, keepdim=True) + 1e-2)).T
+def _cosine_bounded(eps, added, of_product):
+    """Cosines with ``eps`` added to each length (or as its lower bound), or to the product of the two lengths."""
+
+    def bound(length):
+        return length + eps if added else length.clamp(min=eps)
+
+    def wrong(a, b):
+        lengths = a.norm(dim=1)[:, None], b.norm(dim=1)[None]
+        return a @ b.T / (bound(lengths[0] * lengths[1]) if of_product else bound(lengths[0]) * bound(lengths[1]))
+
+    return wrong
 
 
-def _cosine_clamped(a, b):
-    return (a / a.norm(dim=1, keepdim=True).clamp(min=1e-3)) @ (b / b.norm(dim=1, keepdim=True).clamp(min=1e-3)).T
+def _cosine_bounds() -> list[Callable]:
+    """The bounds that are too coarse for vectors of length 1e-8."""
+    kinds = [(added, of_product) for added in (True, False) for of_product in (True, False)]
+    return [_cosine_bounded(10.0**-k, *kind) for k in range(2, 15) for kind in kinds]
 
 
 def _cosine_cases(g):
@@ -356,6 +456,7 @@ def _cosine_cases(g):
         (torch.randn(3, 5, generator=g), torch.randn(2, 5, generator=g)),
         (zero, torch.randn(2, 3, generator=g)),
         (torch.randn(2, 4, generator=g) * 1e-4, torch.randn(3, 4, generator=g) * 1e3),
+        tuple(1e-8 * F.normalize(torch.randn(n, 4, generator=g), dim=1) for n in (2, 3)),
         (torch.zeros(1, 2), torch.zeros(2, 2)),
     ]
 
@@ -394,13 +495,24 @@ EXERCISES = [
                 "picture, not a patch of neighbours. Which comes first in memory, the patch or the place in it?",
                 _patches_strided,
             ),
+            Misconception(
+                "channel before patch: the squares are cut well, but each of your rows is filled from one channel's "
+                "patches. Bring the two patch axes to the front, before the channel",
+                _patches_channel_first,
+            ),
+            Misconception(
+                "the numbers of a patch stand before the patches here: the two axes must be exchanged, and a reshape "
+                "only gives them new names",
+                _patches_unfolded,
+            ),
         ],
         hints=[
             "Do it on paper for one channel, 4 × 4 numbers and patches of 2 × 2. Which numbers are the second patch?",
-            "Every axis of the picture becomes two: which patch, and where in the patch. reshape can split an axis "
-            "(H into H/size and size) but never mixes two axes; permute puts axes into another order.",
-            "After the split there are six axes: B, C, rows of patches, row in the patch, columns of patches, column "
-            "in the patch. Which three must stand last, in which order, before the last reshape?",
+            "Every axis of the picture becomes two: which patch, and where in the patch. Splitting an axis never mixes "
+            "it with another one; after it, the axes must come into another order.",
+            "reshape splits (H into H/size and size), permute orders. After the split there are six axes: B, C, rows "
+            "of patches, row in the patch, columns of patches, column in the patch. Which three must stand last, in "
+            "which order, before the last reshape?",
         ],
         atol=0.0,
     ),
@@ -419,10 +531,12 @@ EXERCISES = [
                 "you make each merge once per word, at its first place; it must be made at every place of the word",
                 _merges_once_per_word,
             ),
-            Misconception(
-                "you merge the leftmost pair that is known; the pair that was learned first must be merged first, "
-                "wherever it stands",
-                _merges_left_to_right,
+            *(
+                Misconception(
+                    "you merge from the left; take the earliest-learned pair first, wherever in the word it stands",
+                    wrong,
+                )
+                for wrong in (_merges_left_to_right, _merges_grown_from_the_left, _merges_in_sweeps)
             ),
             Misconception(
                 "you begin with the merges learned last; begin with those learned first, they were the most frequent",
@@ -454,10 +568,12 @@ EXERCISES = [
         misconceptions=_mean_misconceptions(),
         hints=[
             "A mean is a sum and a count. Which of the two does padding disturb? Both.",
-            "mask[..., None] has the shape (B, T, 1) and fits over (B, T, D). masked_fill(~that, 0) empties the "
-            "padding, whatever it held.",
-            "The count is mask.sum(1, keepdim=True), shape (B, 1). It may be 0; clamp(min=1) changes nothing else.",
+            "The sum: put a zero at every masked place before you sum, whatever stood there. Which shape must the mask "
+            "have to fit over (B, T, D)? The count: one number a caption, shape (B, 1), from the mask alone.",
+            "masked_fill replaces where a mask is True, and mask[..., None] has the shape (B, T, 1). The count of an "
+            "empty row may not stay 0, and every other count must stay as it is: look at clamp.",
         ],
+        verify=_verify_mean,
     ),
     Exercise(
         id="01.4",
@@ -501,8 +617,8 @@ EXERCISES = [
             "`spokes` equal spokes look the same?",
             "All turns that differ by whole periods look alike. Take the one nearest to zero; half a period exactly "
             "counts as backwards.",
-            "% in Python gives a result from 0 up to the period, for negative numbers too. Shift by half a period "
-            "before, and back after.",
+            "Python's % gives a result from 0 up to the period, for negative numbers too. The result here must run as "
+            "far, but begin below zero: where, and how do you get it there?",
         ],
         atol=1e-6,
     ),
@@ -536,21 +652,22 @@ EXERCISES = [
                 "you divided by one length for the whole matrix: norm() without dim runs over all entries",
                 _cosine_whole,
             ),
-            Misconception(
-                "adding a constant to the length makes short vectors look less similar than they are: cosine must not "
-                "depend on length at all. Treat exactly zero apart",
-                _cosine_added_epsilon,
-            ),
-            Misconception(
-                "your smallest allowed length is larger than some honest short vectors here: cosine must not depend "
-                "on length. Use a far smaller bound, or treat exactly zero apart",
-                _cosine_clamped,
+            *(
+                Misconception(
+                    "the constant that you add to a length, or the smallest length that you allow, is not small beside "
+                    "honest short vectors: down to a length of 1e-8, on both sides at once too, length must not matter",
+                    wrong,
+                )
+                for wrong in _cosine_bounds()
             ),
         ],
         hints=[
             "First give every row the length one, then the dot products are the cosines.",
-            "x.norm(dim=1, keepdim=True) has the shape (n, 1) and divides each row by its own length.",
-            "0/0 is nan, and 0 divided by a tiny positive number is 0: clamp(min=1e-12) on the length is enough.",
+            "The length of a row sums over its features. To divide each row by its own, the lengths need the shape "
+            "(n, 1), not (n,).",
+            "norm with keepdim=True keeps that axis. 0/0 is nan, but 0 divided by any positive number is 0: what is "
+            "the smallest change to a length that helps the zero vector and touches no honest one?",
         ],
+        atol=2e-4,
     ),
 ]
