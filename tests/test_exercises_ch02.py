@@ -71,25 +71,66 @@ def wrong_causal_transposed(n_queries, n_keys):
     return torch.ones(n_keys, n_queries).triu(n_queries - n_keys).bool()
 
 
-def wrong_heads_bug(x, n_heads, fn):
-    batch, length, width = x.shape
-    return fn(x.reshape(batch, n_heads, length, width // n_heads)).reshape(batch, length, width)
+def wrong_causal_shift(n_queries, n_keys):
+    return torch.ones(n_queries, n_keys).tril(diagonal=n_queries - n_keys).bool()
 
 
-def wrong_heads_join(x, n_heads, fn):
-    batch, length, width = x.shape
-    heads = x.view(batch, length, n_heads, width // n_heads).transpose(1, 2)
-    return fn(heads).reshape(batch, length, width)
+def moved_positions(fn, x, at):
+    """(..., T) of the output that move when position ``at`` of the last but one dimension does."""
+    changed = x.clone()
+    changed[..., at, :] = torch.randn_like(changed[..., at, :])
+    return (fn(changed) - fn(x)).abs().sum(dim=-1) > 0
 
 
-def wrong_heads_no_transpose(x, n_heads, fn):
-    batch, length, width = x.shape
-    return fn(x.view(batch, length, n_heads, width // n_heads)).view(batch, length, width)
+def leaks(fn, x, positions):
+    for at in positions:
+        moved = moved_positions(fn, x, at)
+        moved[..., at] = False
+        if moved.any():
+            return True
+    return False
 
 
-def wrong_heads_interleaved(x, n_heads, fn):
-    heads = torch.stack([x[..., i::n_heads] for i in range(n_heads)], dim=1)
-    return torch.stack(list(fn(heads).unbind(1)), dim=-1).flatten(2)
+def wrong_mixes_round_trip(split, join):
+    x = torch.randn(2, 6, 8)
+    return not torch.allclose(join(split(x, 4)), x)
+
+
+def wrong_mixes_through(split, join):
+    return leaks(lambda x: join(split(x, 4)), torch.randn(2, 6, 8), range(6))
+
+
+def wrong_mixes_split_only(split, join):
+    return leaks(lambda x: split(x, 4), torch.randn(2, 6, 8), range(6))
+
+
+def wrong_mixes_join_only(split, join):
+    return leaks(join, torch.randn(2, 4, 6, 2), range(6))
+
+
+def wrong_mixes_first_position(split, join):
+    return leaks(lambda x: split(x, 4), torch.randn(2, 6, 8), [0]) or leaks(join, torch.randn(2, 4, 6, 2), [0])
+
+
+def wrong_mixes_shapes(split, join):
+    heads = split(torch.randn(2, 6, 8), 4)
+    return heads.shape != (2, 4, 6, 2) or join(heads).shape != (2, 6, 8)
+
+
+def wrong_mixes_one_head(split, join):
+    return leaks(lambda x: split(x, 1), torch.randn(2, 6, 8), range(6)) or leaks(
+        join, torch.randn(2, 1, 6, 8), range(6)
+    )
+
+
+def wrong_mixes_compared(split, join):
+    x = torch.randn(2, 6, 8)
+    heads = torch.stack(x.chunk(4, dim=-1), dim=1)
+    return not torch.allclose(split(x, 4), heads) or not torch.allclose(join(heads), x)
+
+
+def wrong_mixes_turned_round(split, join):
+    return not right_mixes(split, join)
 
 
 def wrong_received_all_queries(weights, mask):
@@ -114,6 +155,34 @@ def wrong_received_sum_of_heads(weights, mask):
     return (weights * mask[:, None, :, None]).sum(dim=(1, 2)) / count
 
 
+def wrong_received_padded_keys(weights, mask):
+    count = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return (weights * mask[:, None, :, None]).sum(dim=2).mean(dim=1) / count
+
+
+def wrong_received_rescaled(weights, mask):
+    kept = weights * mask[:, None, None, :]
+    kept = (kept / kept.sum(dim=-1, keepdim=True)).nan_to_num() * mask[:, None, :, None]
+    return kept.sum(dim=2).mean(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def wrong_received_first_words(weights, mask):
+    out = torch.zeros(mask.shape)
+    for b in range(len(mask)):
+        n = int(mask[b].sum())
+        out[b, :n] = weights[b, :, :n, :n].mean(dim=0).sum(dim=0) / max(n, 1)
+    return out
+
+
+def wrong_received_times_zero(weights, mask):
+    both = mask[:, None, :, None] * mask[:, None, None, :]
+    return (weights * both).sum(dim=2).mean(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def wrong_received_nan_to_num_at_the_end(weights, mask):
+    return wrong_received_times_zero(weights, mask).nan_to_num()
+
+
 WRONG = {
     "02.1": [
         (wrong_temperature_inverse, "a temperature divides them"),
@@ -135,20 +204,30 @@ WRONG = {
         (wrong_causal_without_itself, "may see itself as well"),
         (wrong_causal_numbers, "a mask is boolean"),
         (wrong_causal_transposed, "queries are the rows"),
+        (wrong_causal_shift, "the shift goes the wrong way"),
     ],
     "02.4": [
-        (wrong_heads_bug, "that is the bug itself"),
-        (wrong_heads_join, "cutting is right, joining is not"),
-        (wrong_heads_no_transpose, "fn got (B, T, N, H)"),
-        (wrong_heads_interleaved, "every n-th feature"),
-        (lambda x, n_heads, fn: x, "entries are not"),
-    ],
-    "02.5": [
         (wrong_received_all_queries, "padded queries count"),
         (wrong_received_length, "divided by T"),
         (wrong_received_axis, "you averaged over the keys"),
         (wrong_received_empty, "divides 0 by 0"),
         (wrong_received_sum_of_heads, "you added the heads up"),
+        (wrong_received_padded_keys, "a padded key keeps its weight"),
+        (wrong_received_rescaled, "you rescaled the rows"),
+        (wrong_received_first_words, "padding may also stand in front"),
+        (wrong_received_times_zero, "0 · nan is nan"),
+        (wrong_received_nan_to_num_at_the_end, "0 · nan is nan"),
+    ],
+    "02.5": [
+        (wrong_mixes_round_trip, "that is a round trip"),
+        (wrong_mixes_through, "two mistakes undo each other"),
+        (wrong_mixes_split_only, "only one of the two functions"),
+        (wrong_mixes_join_only, "only one of the two functions"),
+        (wrong_mixes_first_position, "the first position only"),
+        (wrong_mixes_shapes, "can never fail"),
+        (wrong_mixes_one_head, "uses one head"),
+        (wrong_mixes_compared, "compared with one right pair"),
+        (wrong_mixes_turned_round, "turned round"),
     ],
 }
 
@@ -166,25 +245,31 @@ def right_causal(n_queries, n_keys):
     return torch.tensor(rows)
 
 
-def right_heads(x, n_heads, fn):
-    heads = torch.stack(x.chunk(n_heads, dim=-1), dim=1)
-    return torch.cat(list(fn(heads).unbind(dim=1)), dim=-1)
-
-
 def right_received(weights, mask):
     out = torch.zeros(mask.shape)
     for b, keep in enumerate(mask):
         if keep.any():
-            out[b] = weights[b, :, keep].mean(dim=(0, 1))
+            out[b, keep] = weights[b][:, keep][:, :, keep].mean(dim=(0, 1))
     return out
+
+
+def right_mixes(split, join):
+    x, heads = torch.randn(2, 6, 8), torch.randn(2, 4, 6, 2)
+    return leaks(lambda x: split(x, 4), x, range(6)) or leaks(join, heads, range(6))
+
+
+def right_mixes_by_a_function_between(split, join):
+    """Something that works on each position alone stands between the two, as attention would."""
+    average = lambda heads: heads.mean(dim=(1, 3), keepdim=True).expand_as(heads).contiguous()  # noqa: E731
+    return leaks(lambda x: join(average(split(x, 4))), torch.randn(2, 6, 8), range(6))
 
 
 RIGHT = {
     "02.1": right_temperature,
     "02.2": right_scale,
     "02.3": right_causal,
-    "02.4": right_heads,
-    "02.5": right_received,
+    "02.4": right_received,
+    "02.5": right_mixes,
 }
 
 
@@ -205,7 +290,12 @@ def test_right_scale_gives_the_spread_one():
 
 def test_a_forgotten_return_and_a_crash_are_told():
     assert_wrong("02.3", lambda n_queries, n_keys: None, "is there a return statement")
-    assert_wrong("02.5", lambda weights, mask: weights @ mask, "raised")
-    assert_right(
-        "02.4", lambda x, n, fn: fn(x.unflatten(-1, (n, -1)).permute(0, 2, 1, 3)).permute(0, 2, 1, 3).flatten(2)
-    )
+    assert_wrong("02.4", lambda weights, mask: weights @ mask, "raised")
+
+
+def test_a_temperature_in_single_precision_passes():
+    assert_right("02.1", lambda gap, p: gap / torch.logit(torch.tensor(p)))
+
+
+def test_another_way_to_find_mixed_positions_passes():
+    assert_right("02.5", right_mixes_by_a_function_between)
