@@ -66,7 +66,10 @@ def shrink(png: bytes) -> bytes:
     """
     from PIL import Image
 
-    full = Image.open(io.BytesIO(png)).convert("RGB")
+    picture = Image.open(io.BytesIO(png))
+    if picture.mode == "P":
+        return png
+    full = picture.convert("RGB")
     small = full.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     error = np.abs(np.asarray(small.convert("RGB"), dtype=np.int16) - np.asarray(full, dtype=np.int16))
     out = io.BytesIO()
