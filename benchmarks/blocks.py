@@ -9,7 +9,8 @@ import time
 import torch
 from torch import nn
 
-from mmlearn.nn import CausalLM, Transformer, TransformerConfig
+from mmlearn.nn import CausalLM, Recurrent, Transformer, TransformerConfig
+from mmlearn.nn.rnn import to_torch
 
 SIZES = {"d_model": 256, "n_heads": 8, "n_layers": 4, "vocab_size": 1000, "max_len": 128, "activation": "gelu_tanh"}
 BATCH, LENGTH = 16, 64
@@ -55,7 +56,19 @@ def decoder() -> dict:
     }
 
 
-CASES = {"encoder": encoder, "decoder": decoder}
+def lstm() -> dict:
+    """Two LSTM layers in both directions, against PyTorch's with the same weights."""
+    ours = Recurrent("lstm", 256, 256, 2, bidirectional=True)
+    theirs = nn.LSTM(256, 256, 2, batch_first=True, bidirectional=True)
+    theirs.load_state_dict(to_torch(ours.state_dict()))
+    x = torch.randn(BATCH, LENGTH, 256, requires_grad=True)
+    return {
+        "ours": lambda: ours(x)[0].sum().backward(),
+        "PyTorch": lambda: theirs(x)[0].sum().backward(),
+    }
+
+
+CASES = {"encoder": encoder, "decoder": decoder, "lstm": lstm}
 
 
 def main() -> None:
