@@ -8,7 +8,13 @@ from tests.exercise_cases import assert_chapter
 RIGHT = {
     "00.1": lambda images, text: F.normalize(images, dim=-1) @ F.normalize(text, dim=-1).T,
     "00.2": lambda x: (F.cross_entropy(x, torch.arange(len(x))) + F.cross_entropy(x.T, torch.arange(len(x)))) / 2,
-    "00.3": lambda s, k: ((s > s.diagonal()).sum(0) < k).float().mean().item(),
+    "00.3": lambda s, k: (
+        sum(
+            sorted([-x for x in s[:, j].tolist()]).index(-s[j, j].item()) + int((s[:, j] == s[j, j]).sum()) <= k
+            for j in range(len(s))
+        )
+        / len(s)
+    ),
     "00.4": lambda fits: sum(1 / int(row.sum()) for row in fits) / len(fits),
 }
 
@@ -22,12 +28,15 @@ def loop_over_rows(x):
 
 
 def sorted_ascending(s, k):
-    order = s.argsort(dim=0)[:k]
-    return (order == torch.arange(s.shape[1])).any(0).float().mean().item()
+    return ((s <= s.diagonal()).sum(0) <= k).float().mean().item()
+
+
+def recall_by_topk(s, k):
+    return (s.topk(k, dim=0).indices == torch.arange(len(s))).any(0).float().mean().item()
 
 
 def rows_instead_of_columns(s, k):
-    hits = [i in s[i].topk(k).indices.tolist() for i in range(len(s))]
+    hits = [int((s[i] >= s[i, i]).sum()) <= k for i in range(len(s))]
     return sum(hits) / len(hits)
 
 
@@ -41,18 +50,26 @@ WRONG = {
     ],
     "00.2": [
         (loop_over_rows, "only the pictures"),
-        (lambda x: F.cross_entropy(x.T, torch.arange(len(x))), "only the captions"),
+        (lambda x: F.cross_entropy(x.T, torch.arange(len(x))), "only the sentences"),
         (lambda x: x.log_softmax(1).diagonal().mean() / 2 + x.log_softmax(0).diagonal().mean() / 2, "sign is wrong"),
         (lambda x: F.cross_entropy(x, torch.arange(len(x))) + F.cross_entropy(x.T, torch.arange(len(x))), "added"),
         (lambda x: (x.softmax(1).diagonal() + x.softmax(0).diagonal()).mean() / 2, "negative logarithm"),
         (lambda x: F.cross_entropy(x, torch.arange(len(x))).item(), "expected a tensor"),
+        (
+            lambda x: -(x.softmax(1).diagonal().log().mean() + x.softmax(0).diagonal().log().mean()) / 2,
+            "has no logarithm",
+        ),
+        (lambda x: RIGHT["00.2"](x.detach()), "no gradient"),
     ],
     "00.3": [
         (rows_instead_of_columns, "image→text"),
-        (lambda s, k: ((s > s.diagonal()).sum(0) <= k).float().mean().item(), "k + 1 places"),
+        (lambda s, k: ((s >= s.diagonal()).sum(0) <= k + 1).float().mean().item(), "k + 1 places"),
+        (lambda s, k: ((s > s.diagonal()).sum(0) < k).float().mean().item(), "would look perfect"),
+        (lambda s, k: recall_by_topk(s, min(k, 2)), "not right"),
+        (lambda s, k: recall_by_topk(s, k), "by accident"),
         (sorted_ascending, "lowest scores first"),
-        (lambda s, k: int(((s > s.diagonal()).sum(0) < k).sum()), "number of captions"),
-        (lambda s, k: ((s > s.diagonal()).sum(0) < k).float().mean().item() / k, "precision"),
+        (lambda s, k: int(((s >= s.diagonal()).sum(0) <= k).sum()), "number of sentences"),
+        (lambda s, k: ((s >= s.diagonal()).sum(0) <= k).float().mean().item() / k, "precision"),
     ],
     "00.4": [
         (lambda fits: len(fits) / int(fits.sum()), "mean of 1/n"),

@@ -170,8 +170,7 @@ def _outcome(fn: Callable, case: tuple):
 
 
 def _same(a: Any, b: Any, atol: float) -> bool:
-    if isinstance(b, int | float) and hasattr(a, "item") and getattr(a, "ndim", 1) == 0:
-        a = a.item()  # a tensor or NumPy array of one number is a number
+    a = _number(a) if isinstance(b, int | float) else a
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         kinds = a.is_floating_point() == b.is_floating_point() and (a.dtype == torch.bool) == (b.dtype == torch.bool)
         if a.shape != b.shape or not kinds:
@@ -188,10 +187,16 @@ def _same(a: Any, b: Any, atol: float) -> bool:
     return type(a) is type(b) and (a is b or bool(a == b))
 
 
+def _number(x: Any) -> Any:
+    """A tensor or NumPy array of one number is a number; anything else stays what it is."""
+    return x.item() if hasattr(x, "item") and getattr(x, "ndim", 1) == 0 else x
+
+
 def _difference(mine: Any, right: Any) -> str:
     """What kind of difference it is, without telling the right values."""
     if mine is None:
         return "your function returned None: is there a return statement?"
+    mine = _number(mine) if isinstance(right, int | float) else mine
     if isinstance(right, Tensor) and not isinstance(mine, Tensor):
         return f"expected a tensor, got {type(mine).__name__}"
     if isinstance(right, Tensor) and mine.shape != right.shape:

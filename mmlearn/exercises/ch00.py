@@ -47,14 +47,38 @@ def contrastive(logits: Tensor) -> Tensor:
     return -(rows + columns) / 2
 
 
+def contrastive_trains(fn, generator: torch.Generator) -> str | None:
+    """The loss must survive large scores and be able to train something."""
+    certain = torch.full((3, 3), -150.0).fill_diagonal_(150.0).roll(1, 0)
+    if not torch.allclose(fn(certain), contrastive(certain)):
+        return "right for small scores, but not where they reach 150: a probability that rounds to 0 has no logarithm"
+    mine, right = (torch.zeros(3, 3, requires_grad=True) for _ in range(2))
+    loss = fn(mine)
+    if not loss.requires_grad:
+        return "the value is right, but no gradient flows back to the scores: nothing could be trained with it"
+    loss.backward()
+    contrastive(right).backward()
+    return None if torch.allclose(mine.grad, right.grad, atol=1e-5) else "the value is right, but its gradient is not"
+
+
 def searches(generator: torch.Generator) -> list[tuple[Tensor, int]]:
     by_hand = torch.tensor([[0.9, 0.2, 0.4], [0.1, 0.8, 0.6], [0.3, 0.9, 0.5]])
-    return [(by_hand, 1), (by_hand, 2), (torch.randn(20, 20, generator=generator), 5)]
+    large = torch.randn(40, 40, generator=generator) + 1.5 * torch.eye(40)
+    alike = torch.zeros(4, 4)
+    return [(by_hand, 1), (by_hand, 2), *((large, k) for k in (1, 2, 5, 10)), (alike, 1), (alike, 4)]
 
 
 def recall(similarity: Tensor, k: int) -> float:
-    top = similarity.T.topk(k, dim=1).indices
-    return (top == torch.arange(len(similarity))[:, None]).any(1).float().mean().item()
+    return ((similarity >= similarity.diagonal()).sum(0) <= k).float().mean().item()
+
+
+def recall_hopeful(similarity: Tensor, k: int) -> float:
+    return ((similarity > similarity.diagonal()).sum(0) < k).float().mean().item()
+
+
+def recall_topk(similarity: Tensor, k: int) -> float:
+    top = similarity.topk(k, dim=0).indices
+    return (top == torch.arange(len(similarity))).any(0).float().mean().item()
 
 
 def recall_of_pictures(similarity: Tensor, k: int) -> float:
@@ -62,13 +86,13 @@ def recall_of_pictures(similarity: Tensor, k: int) -> float:
 
 
 def recall_strict(similarity: Tensor, k: int) -> float:
-    ranks = (similarity > similarity.diagonal()).sum(0)
-    return (ranks < k - 1).float().mean().item()
+    ranks = (similarity >= similarity.diagonal()).sum(0)
+    return (ranks < k).float().mean().item()
 
 
 def recall_lax(similarity: Tensor, k: int) -> float:
-    ranks = (similarity > similarity.diagonal()).sum(0)
-    return (ranks <= k).float().mean().item()
+    ranks = (similarity >= similarity.diagonal()).sum(0)
+    return (ranks <= k + 1).float().mean().item()
 
 
 def recall_worst_first(similarity: Tensor, k: int) -> float:
@@ -109,7 +133,7 @@ EXERCISES = [
                 "only one side has length 1: divide the pictures' vectors by their lengths as well", cosines_one_side
             ),
             Misconception(
-                "only one side has length 1: divide the captions' vectors by their lengths as well",
+                "only one side has length 1: divide the sentences' vectors by their lengths as well",
                 lambda images, text: (images / images.norm(dim=1, keepdim=True)) @ text.T,
             ),
             Misconception(
@@ -117,12 +141,12 @@ EXERCISES = [
                 cosines_columns,
             ),
             Misconception(
-                "you divided by the length of the whole table: each picture and each caption has a length of its own",
+                "you divided by the length of the whole table: each picture and each sentence has a length of its own",
                 cosines_whole,
             ),
             Misconception("you divided by the squared lengths: is there a square root missing?", cosines_squared),
             Misconception(
-                "rows and columns are exchanged: pictures are the rows, captions the columns", cosines_transposed
+                "rows and columns are exchanged: pictures are the rows, sentences the columns", cosines_transposed
             ),
         ],
         hints=[
@@ -136,13 +160,14 @@ EXERCISES = [
         title="The contrastive loss by hand",
         inputs=tables,
         solution=contrastive,
+        verify=contrastive_trains,
         misconceptions=[
             Misconception(
-                "you ask only the pictures to find their captions (rows); ask the captions for their pictures too",
+                "you ask only the pictures to find their sentences (rows); ask the sentences for their pictures too",
                 lambda logits: -logits.log_softmax(1).diagonal().mean(),
             ),
             Misconception(
-                "you ask only the captions to find their pictures (columns); ask the pictures as well",
+                "you ask only the sentences to find their pictures (columns); ask the pictures as well",
                 lambda logits: -logits.log_softmax(0).diagonal().mean(),
             ),
             Misconception(
@@ -166,7 +191,7 @@ EXERCISES = [
             ),
         ],
         hints=[
-            "softmax along a row turns scores into the probability that the picture gives to each caption.",
+            "softmax along a row turns scores into the probability that the picture gives to each sentence.",
             "The right answers stand on the diagonal: x.diagonal().",
             "Negative mean of log_softmax(dim=1) on the diagonal, the same with dim=0, and the mean of the two.",
         ],
@@ -178,7 +203,7 @@ EXERCISES = [
         solution=recall,
         misconceptions=[
             Misconception(
-                "this is image→text: you searched among the captions for each picture. Each *caption* (column) "
+                "this is image→text: you searched among the sentences for each picture. Each *sentence* (column) "
                 "searches among the pictures (rows)",
                 recall_of_pictures,
             ),
@@ -186,9 +211,18 @@ EXERCISES = [
             Misconception(
                 "you looked at k + 1 places: with k wrong pictures before it, the right one is too late", recall_lax
             ),
+            Misconception(
+                "look at equal scores: a model that scores everything alike would look perfect. Among equals the wrong "
+                "pictures stand first",
+                recall_hopeful,
+            ),
+            Misconception(
+                "look at equal scores: topk chooses by accident. Among equals the wrong pictures stand first",
+                recall_topk,
+            ),
             Misconception("you took the lowest scores first: a high similarity is a good match", recall_worst_first),
             Misconception(
-                "this is the number of captions that found their picture: recall is their share", recall_count
+                "this is the number of sentences that found their picture: recall is their share", recall_count
             ),
             Misconception(
                 "you divided by k: that is precision. Recall asks only whether the one right picture is there",
@@ -197,8 +231,8 @@ EXERCISES = [
         ],
         hints=[
             "Caption j is the query; column j holds its score with every picture; picture j is the right one.",
-            "similarity.topk(k, dim=0).indices has the k best pictures of each caption in its columns.",
-            "Compare those indices with torch.arange(N), ask .any(dim=0), and take the mean.",
+            "The rank of the right picture: how many pictures score at least as high in its column, itself included?",
+            "Compare every column with its entry on the diagonal, count along dim=0: which counts are at most k?",
         ],
     ),
     Exercise(
@@ -209,27 +243,27 @@ EXERCISES = [
         misconceptions=[
             Misconception(
                 "you took one over the mean number of fitting pictures: the mean of 1/n is not 1/mean(n). Work out "
-                "each caption's chance first",
+                "each sentence's chance first",
                 lambda fits: (1 / fits.float().sum(1).mean()).item(),
             ),
             Misconception(
-                "you counted only the captions that fit a single picture: with two fitting pictures a guess is right "
+                "you counted only the sentences that fit a single picture: with two fitting pictures a guess is right "
                 "half of the time",
                 lambda fits: (fits.sum(1) == 1).float().mean().item(),
             ),
             Misconception(
-                "this is the share of fitting pairs: it grows where captions are vaguer, but those are harder to find",
+                "this is the share of fitting pairs: it grows where sentences are vaguer, but those are harder to find",
                 lambda fits: fits.float().mean().item(),
             ),
             Misconception(
-                "you counted how many captions fit each picture: count for each caption (row) how many pictures fit",
+                "you counted how many sentences fit each picture: count for each sentence (row) how many pictures fit",
                 lambda fits: (1 / fits.sum(0)).mean().item(),
             ),
         ],
         hints=[
-            "If a caption fits three pictures equally well, how often does the best guess find the intended one?",
-            "fits.sum(dim=1) says for each caption how many pictures it fits.",
-            "The mean over captions of one over that number.",
+            "If a sentence fits three pictures equally well, how often does the best guess find the intended one?",
+            "fits.sum(dim=1) says for each sentence how many pictures it fits.",
+            "The mean over sentences of one over that number.",
         ],
     ),
 ]

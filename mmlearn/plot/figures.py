@@ -178,7 +178,9 @@ def heatmap(
     if numbers if numbers is not None else values.size <= 100:
         for (i, j), value in np.ndenumerate(values):
             dark = np.isfinite(value) and (value - low) / ((high - low) or 1) < 0.55
-            axis.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            axis.text(
+                j, i, f"{round(value, 2):.3g}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
+            )
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.set_title(title or "")
     return figure
@@ -199,7 +201,9 @@ def bars(
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     for i, value in enumerate(values.values()):
-        axis.text(value, i, f" {value:.{digits}f}", va="center", fontsize=9)
+        axis.text(value, i, f" {value:.{digits}f}", va="center", fontsize=9, zorder=5).set_bbox(
+            {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        )
     for i, (name, level) in enumerate((lines or {}).items()):
         axis.axvline(level, color=PALETTE[3], linestyle=("--", ":", "-.")[i % 3], linewidth=1.5, label=name)
     axis.margins(x=0.12)
