@@ -4,6 +4,7 @@ import os
 
 import matplotlib
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 matplotlib.use("Agg")
@@ -17,3 +18,14 @@ install_import_hook(["mmlearn.nn", "mmlearn.models", "mmlearn.scenes", "mmlearn.
 def _own_folders(tmp_path, monkeypatch):
     """Run cards and caches of a test go to its own folder."""
     monkeypatch.setenv("MMLEARN_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def quiet_on_one_thread(monkeypatch):
+    """Training without live output, on one CPU thread: bit-equal from run to run."""
+    monkeypatch.setenv("MMLEARN_QUIET", "1")
+    monkeypatch.setenv("MMLEARN_DEVICE", "cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -86,8 +86,7 @@ def test_every_public_name_exists():
     import mmlearn
 
     for name in mmlearn.__all__:
-        if name not in ("metrics",):
-            assert getattr(mmlearn, name) is not None
+        assert getattr(mmlearn, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = mmlearn.nothing
 

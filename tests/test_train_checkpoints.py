@@ -22,14 +22,7 @@ from mmlearn.train import checkpoints, fit
 STEPS = 60
 
 
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch):
-    monkeypatch.setenv("MMLEARN_QUIET", "1")
-    monkeypatch.setenv("MMLEARN_DEVICE", "cpu")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("quiet_on_one_thread")
 
 
 class Net(nn.Module):

@@ -26,14 +26,7 @@ from mmlearn.train.schedules import NAMES, schedule
 W = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch):
-    monkeypatch.setenv("MMLEARN_QUIET", "1")
-    monkeypatch.setenv("MMLEARN_DEVICE", "cpu")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("quiet_on_one_thread")
 
 
 def network(dropout=0.0):
