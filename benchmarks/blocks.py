@@ -9,7 +9,7 @@ import time
 import torch
 from torch import nn
 
-from mmlearn.nn import CausalLM, Recurrent, Transformer, TransformerConfig
+from mmlearn.nn import CausalLM, Recurrent, ResNet, ResNetConfig, Transformer, TransformerConfig
 from mmlearn.nn.rnn import to_torch
 
 SIZES = {"d_model": 256, "n_heads": 8, "n_layers": 4, "vocab_size": 1000, "max_len": 128, "activation": "gelu_tanh"}
@@ -68,7 +68,25 @@ def lstm() -> dict:
     }
 
 
-CASES = {"encoder": encoder, "decoder": decoder, "lstm": lstm}
+def resnet() -> dict:
+    """ResNet-18 in training on 224-pixel pictures, against torchvision's and transformers'; all in channels_last."""
+    import torchvision
+    from transformers import ResNetConfig as TheirConfig
+    from transformers import ResNetForImageClassification
+
+    basic = TheirConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", num_labels=1000)
+    ours = ResNet(ResNetConfig.of(18))
+    torchvisions = torchvision.models.resnet18().to(memory_format=torch.channels_last)
+    transformers_ = ResNetForImageClassification(basic).to(memory_format=torch.channels_last)
+    images = torch.randn(8, 3, 224, 224).to(memory_format=torch.channels_last)
+    return {
+        "ours": lambda: ours(images).sum().backward(),
+        "torchvision": lambda: torchvisions(images).sum().backward(),
+        "transformers": lambda: transformers_(images).logits.sum().backward(),
+    }
+
+
+CASES = {"encoder": encoder, "decoder": decoder, "lstm": lstm, "resnet": resnet}
 
 
 def main() -> None:

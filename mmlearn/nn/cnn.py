@@ -175,9 +175,10 @@ class BasicBlock(nn.Module):
         self.shortcut = _shortcut(in_channels, width, stride)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D P Q"]:
-        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         y = self.norm2(self.conv2(y))
-        return F.relu(y + self.shortcut(x))
+        y += self.shortcut(x)
+        return F.relu(y, inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -196,10 +197,11 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(in_channels, 4 * width, stride)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D P Q"]:
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = F.relu(self.norm2(self.conv2(y)), inplace=True)
         y = self.norm3(self.conv3(y))
-        return F.relu(y + self.shortcut(x))
+        y += self.shortcut(x)
+        return F.relu(y, inplace=True)
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
@@ -274,7 +276,7 @@ class ResNet(nn.Module):
         Raises ShapeError for other channels, whole numbers, or pictures without a pixel.
         """
         _check_images(images, self.config.in_channels)
-        x = F.relu(self.stem.norm(self.stem.conv(images)))
+        x = F.relu(self.stem.norm(self.stem.conv(images)), inplace=True)
         if self.config.stem == "large":
             x = F.max_pool2d(x, 3, stride=2, padding=1)
         return _through(self.stages, x)
