@@ -21,10 +21,18 @@ def test_show_needs_alt_text_that_says_something():
 
 def test_alt_text_reaches_the_output(monkeypatch):
     shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setattr("IPython.display.display", lambda value, **_: shown.append(value))
     mm.show(mm.plot.curves({"loss": [3, 2, 1]}, xlabel="step", ylabel="loss"), alt="The loss falls from 3 to 1.")
     assert shown[0].alt == "The loss falls from 3 to 1."
     assert shown[0]._repr_mimebundle_()[1]["image/png"]["alt"] == "The loss falls from 3 to 1."
+
+
+def test_alt_text_stands_folded_under_the_figure_as_text_and_not_as_html(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda value, **_: shown.append(value))
+    mm.show(mm.plot.curves({"loss": [3, 2]}, xlabel="step", ylabel="loss"), alt="The loss is < 3 & falls.")
+    assert shown[1]["text/plain"] == "The loss is < 3 & falls."
+    assert "The loss is &lt; 3 &amp; falls.</details>" in shown[1]["text/html"]
 
 
 def test_curves_are_small_palette_pictures_and_drawn_scenes_keep_their_colours():
@@ -59,7 +67,7 @@ def test_wrong_shapes_are_named():
 
 def test_the_search_box_answers_what_is_typed(monkeypatch):
     shown, asked = [], []
-    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setattr("IPython.display.display", lambda value, **_: shown.append(value))
 
     def search(sentence):
         asked.append(sentence)

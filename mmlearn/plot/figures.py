@@ -1,5 +1,6 @@
 """The few figures that chapters need: pictures with captions, curves, heat maps, bars."""
 
+import html
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -42,13 +43,17 @@ mpl.rcParams.update(STYLE)
 def show(figure: Figure, *, alt: str) -> None:
     """Show a figure with its alternative text (one or two sentences: what is to be seen) and close it.
 
-    Raises :class:`MMLearnError` where the text is missing or too short to say anything.
+    The text is kept beside the picture as ``alt`` (nbconvert passes it on) and stands folded under it, because
+    JupyterLab gives no picture of an output an ``alt`` of its own. Raises :class:`MMLearnError` where the text is
+    missing or too short to say anything.
     """
     if len(alt.split()) < 4:
         raise MMLearnError(f"alt={alt!r} says too little: write what is to be seen, in one or two sentences")
     from IPython.display import Image, display
 
     display(Image(data=to_png(figure), format="png", alt=alt))
+    folded = f"<details><summary><small>The figure in words</small></summary>{html.escape(alt)}</details>"
+    display({"text/html": folded, "text/plain": alt}, raw=True)
     plt.close(figure)
 
 
