@@ -25,6 +25,7 @@ from mmlearn.data.text import (
     WordTokenizer,
     load_tokenizer,
 )
+from mmlearn.data.vectors import WordVectors
 
 __all__ = [
     "END",
@@ -40,6 +41,7 @@ __all__ = [
     "Tokenizer",
     "WordPieceTokenizer",
     "WordTokenizer",
+    "WordVectors",
     "add",
     "augment",
     "available",

@@ -15,6 +15,14 @@ from mmlearn.nn.cnn import (
 )
 from mmlearn.nn.generate import generate, nucleus_filter, top_k_filter
 from mmlearn.nn.rnn import GRUCell, LSTMCell, Recurrent, RecurrentLM, RecurrentLMConfig, RNNCell
+from mmlearn.nn.skipgram import (
+    SkipGram,
+    SkipGramBatches,
+    keep_probability,
+    negative_sampling_loss,
+    noise_distribution,
+    word_pairs,
+)
 from mmlearn.nn.transformer import (
     CausalLM,
     Encoder,
@@ -47,6 +55,8 @@ __all__ = [
     "RecurrentLMConfig",
     "ResNet",
     "ResNetConfig",
+    "SkipGram",
+    "SkipGramBatches",
     "Transformer",
     "TransformerConfig",
     "TransformerLayer",
@@ -54,6 +64,9 @@ __all__ = [
     "conv2d",
     "conv_size",
     "generate",
+    "keep_probability",
+    "negative_sampling_loss",
+    "noise_distribution",
     "nucleus_filter",
     "receptive_field",
     "rotary_turns",
@@ -61,4 +74,5 @@ __all__ = [
     "scaled_dot_product_attention",
     "sinusoidal_positions",
     "top_k_filter",
+    "word_pairs",
 ]
