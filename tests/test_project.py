@@ -47,7 +47,7 @@ def test_conda_installs_the_same_things():
     *conda, pip = environment["dependencies"]
     assert f"python{PROJECT['requires-python']}" in conda
     assert pip["pip"] == ["--constraint constraints.txt", "--editable .[test,author]"]
-    assert set(PROJECT["optional-dependencies"]) == {"test", "author"}
+    assert set(PROJECT["optional-dependencies"]) == {"test", "author", "wups"}
 
 
 def test_the_distribution_does_not_take_another_projects_name():
