@@ -2,12 +2,22 @@
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
 
-from mmlearn.errors import ShapeError
-from mmlearn.nn import CausalLM, EncoderDecoder, TransformerConfig, generate, nucleus_filter, top_k_filter
+from mmlearn.errors import DataError, ShapeError
+from mmlearn.nn import (
+    CausalLM,
+    EncoderDecoder,
+    RecurrentLM,
+    RecurrentLMConfig,
+    TransformerConfig,
+    generate,
+    nucleus_filter,
+    top_k_filter,
+)
 from mmlearn.nn.transformer import from_gpt2, gpt2_config
 
 V, PAD, END = 13, 1, 3  # not 0: in beam search, transformers takes a padding token 0 for "none given"
@@ -202,6 +212,61 @@ class LSTMDecoder(nn.Module):
         return tuple(part.index_select(1, rows) for part in state)
 
 
+def written_out(n_tokens, max_new, end):
+    """Every text of up to max_new tokens: those that end early stop at the end token."""
+    texts = [()]
+    for _ in range(max_new):
+        texts = [
+            text + (token,) if not text or text[-1] != end else text for text in texts for token in range(n_tokens)
+        ]
+    return sorted(set(texts))
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm", "encoder-decoder"])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.parametrize("end", [None, 3])
+def test_beam_search_finds_what_exhaustive_search_finds(kind, length_penalty, end):
+    n, max_new = 4, 4
+    if kind == "encoder-decoder":
+        model = EncoderDecoder(TransformerConfig(d_model=8, n_heads=2, n_layers=2, vocab_size=n, max_len=8)).eval()
+    else:
+        model = RecurrentLM(RecurrentLMConfig(n, d_model=6, d_hidden=8, n_layers=2, kind=kind)).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.8)
+    source, prompts = torch.randint(n, (2, 3)), torch.tensor([[1, 2], [0, 1]])
+    state = model.start(source) if kind == "encoder-decoder" else None
+    options = {"length_penalty": length_penalty, "end": end, "pad": 0, "state": state}
+    found = generate(model, prompts, max_new, "beam", beams=n**max_new, **options)
+    narrow = generate(model, prompts, max_new, "beam", beams=1, **options)
+    texts, lengths = written_out(n, max_new, end), set()
+    for b, prompt in enumerate(prompts.tolist()):
+        scores = {}
+        for text in texts:
+            whole = torch.tensor([[*prompt, *text]])
+            logits = (model(source[b : b + 1], whole) if state else model(whole)).log_softmax(-1)
+            likely = sum(logits[0, t - 1, whole[0, t]].item() for t in range(2, whole.shape[1]))
+            scores[text] = likely / len(text) ** length_penalty
+        best = max(scores, key=scores.get)
+        lengths.add(len(best))
+        assert found[b].tolist() == [*prompt, *best] + [0] * (found.shape[1] - 2 - len(best))
+        one = tuple(narrow[b, 2:].tolist())
+        one = one[: one.index(end) + 1] if end in one else one
+        assert scores[best] >= scores[one] - 1e-6
+    assert found.shape[1] == 2 + max(lengths)
+
+
+def test_one_beam_is_greedy_with_a_recurrent_model():
+    model = RecurrentLM(RecurrentLMConfig(V, d_model=8, d_hidden=16)).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    tokens = prompt()
+    assert torch.equal(generate(model, tokens, 6, "beam", beams=1), generate(model, tokens, 6))
+    slow = tokens
+    for _ in range(6):
+        slow = torch.cat([slow, model(slow)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(generate(model, tokens, 6), slow)
+
+
 def log_prob(logits_of, sequence, start):
     logits = logits_of(sequence[None, :-1])[0].log_softmax(-1)
     return sum(logits[t - 1, sequence[t]].item() for t in range(start, len(sequence)))
@@ -268,3 +333,44 @@ def test_an_empty_prompt_and_one_too_long_are_told():
         generate(model, prompt(length=0), 4)
     with pytest.raises(ShapeError, match="the model takes 32"):
         generate(model, prompt(length=30), 4)
+
+
+@pytest.fixture
+def unchecked():
+    """As a learner meets the functions: without the import hook that checks shapes in tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("strategy", ["greedy", "beam"])
+def test_tokens_of_the_wrong_shape_kind_or_number_are_told(strategy):
+    model = pair(0)[0]
+    with pytest.raises(ShapeError, match=r"have the shape .4,."):
+        generate(model, prompt()[0], 4, strategy)
+    with pytest.raises(ShapeError, match="expected whole numbers"):
+        generate(model, torch.zeros(1, 3), 4, strategy)
+    for token in (V, -1):
+        for decoder in (model, RecurrentLM(RecurrentLMConfig(V))):
+            with pytest.raises(DataError, match=f"token {token} at position 1 of sequence 0"):
+                generate(decoder, torch.tensor([[4, token]]), 4, strategy)
+    with pytest.raises(ShapeError, match="but the state is one of 3"):
+        generate(model, prompt(2), 4, strategy, state=model.step(prompt(3))[1])
+    with pytest.raises(ShapeError, match="begin with state=model.start"):
+        generate(EncoderDecoder(model.config), prompt(2), 4, strategy)
+    with pytest.raises(ShapeError, match="put the padding on the left"):
+        generate(model, prompt(2), 4, strategy, state=model.start(torch.zeros(2, 4, dtype=torch.bool)))
+
+
+def test_a_beam_needs_a_choice():
+    with pytest.raises(ShapeError, match="the vocabulary has one token"):
+        generate(RecurrentLM(RecurrentLMConfig(1)), torch.zeros(1, 1, dtype=torch.long), 2, "beam")
+    assert generate(RecurrentLM(RecurrentLMConfig(1)), torch.zeros(1, 1, dtype=torch.long), 2).tolist() == [[0, 0, 0]]
+
+
+def test_more_beams_than_texts_and_an_end_that_never_comes():
+    model = RecurrentLM(RecurrentLMConfig(3))
+    out = generate(model, torch.zeros(2, 1, dtype=torch.long), 2, "beam", beams=50, end=7)
+    assert out.shape == (2, 3)
+    assert (out < 3).all()

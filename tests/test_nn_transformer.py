@@ -23,7 +23,13 @@ from mmlearn.nn import (
     rotate,
     sinusoidal_positions,
 )
-from mmlearn.nn.transformer import from_gpt2, from_torch_layer, from_torch_stack, gpt2_config
+from mmlearn.nn.transformer import (
+    from_gpt2,
+    from_torch_layer,
+    from_torch_stack,
+    gpt2_config,
+    to_gpt2,
+)
 
 B, T, S, D, N, V = 3, 6, 5, 16, 2, 11
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
@@ -199,6 +205,49 @@ def test_equals_gpt2_with_prompts_padded_on_the_left():
     torch.testing.assert_close(mine(tokens, mask)[mask], theirs[mask], rtol=1e-4, atol=1e-4)
 
 
+GPT2_SHAPES = [{}, {"n_inner": 40}, {"tie_word_embeddings": False}]
+
+
+@pytest.mark.parametrize("changes", GPT2_SHAPES)
+def test_weights_go_to_gpt2_and_back_unchanged(changes):
+    reference = gpt2(seed=1, **changes)
+    theirs = reference.state_dict()
+    assert to_gpt2(from_gpt2(theirs)).keys() == theirs.keys()
+    for name, value in to_gpt2(from_gpt2(theirs)).items():
+        assert torch.equal(value, theirs[name]), name
+    mine = CausalLM(gpt2_config(reference.config))
+    for name, value in from_gpt2(to_gpt2(mine.state_dict())).items():
+        assert torch.equal(value, mine.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("changes", GPT2_SHAPES)
+def test_gpt2_with_our_weights_writes_what_we_write(changes):
+    reference = gpt2(**changes)
+    mine = CausalLM(gpt2_config(reference.config)).eval()
+    for parameter in mine.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    assert reference.load_state_dict(to_gpt2(mine.state_dict()), strict=True)
+    tokens = torch.randint(V, (B, T))
+    torch.testing.assert_close(mine(tokens), reference(tokens).logits, rtol=1e-4, atol=2e-5)
+
+
+def test_a_checkpoint_of_the_bare_model_loads_as_well():
+    reference = gpt2()
+    bare = {name.removeprefix("transformer."): value for name, value in reference.state_dict().items()}
+    del bare["lm_head.weight"]
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 20, 20).tril()  # the causal mask: old checkpoints hold it
+    mine = CausalLM(gpt2_config(reference.config)).eval()
+    mine.load_state_dict(from_gpt2(bare))
+    tokens = torch.randint(V, (B, T))
+    torch.testing.assert_close(mine(tokens), reference(tokens).logits, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("changes", [{"positions": "rotary"}, {"bias": False}, {"norm_first": False}])
+def test_what_gpt2_has_not_is_not_written_as_gpt2(changes):
+    with pytest.raises(DataError, match="GPT-2 has learned positions, pre-norm and biases"):
+        to_gpt2(CausalLM(config(**changes)).state_dict())
+
+
 # ---------------------------------------------------------------------------------------------------------- properties
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("norm_first", [True, False])
@@ -371,8 +420,36 @@ def test_empty_sequences_and_rows_that_are_all_padding(positions):
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_a_source_that_is_empty_or_all_padding_is_defined():
+    model = lively(EncoderDecoder(config()))
+    target, source = torch.randint(V, (B, T)), torch.randint(V, (B, S))
+    nothing = model(target=target, source=source[:, :0])
+    hidden = model(source, target, padding([S, 0, 2], S))
+    hidden.sum().backward()
+    assert nothing.isfinite().all()
+    torch.testing.assert_close(hidden[1], nothing[1])  # a source of padding is no source
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert model(source[:0], target[:0]).shape == (0, T, V)
+    assert model(source, target[:, :0]).shape == (B, 0, V)
+
+
+def test_layers_and_tables_of_length_zero():
+    assert sinusoidal_positions(0, 8).shape == (0, 8)
+    empty = torch.zeros(2, N, 0, 8)
+    assert rotate(empty, rotary_turns(torch.arange(0), 8)).shape == empty.shape
+    layer = TransformerLayer(config(), cross=True)
+    assert layer(torch.zeros(2, 0, D), torch.zeros(2, 3, D)).shape == (2, 0, D)
+    assert layer(torch.ones(2, 3, D), torch.zeros(2, 0, D)).isfinite().all()
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    assert layer(torch.ones(2, 3, D), torch.zeros(2, 3, D), mask=mask, memory_mask=mask).isfinite().all()
+
+
 def _lm(**changes):
     return CausalLM(config(**changes))
+
+
+def _crossed():
+    return TransformerLayer(config(), cross=True)
 
 
 def _zeros(*shape):
@@ -400,6 +477,36 @@ BAD = {
     "needs a memory": lambda: TransformerLayer(config(), cross=True)(torch.randn(1, 2, D)),
     "no cross-attention": lambda: Transformer(config())(torch.randn(1, 2, D), memory=torch.randn(1, 2, D)),
     "pass the memory": lambda: Transformer(config(), cross=True)(torch.randn(1, 2, D)),
+    "d_model=0: give 1 or more": lambda: config(d_model=0),
+    "n_layers=0: give 1": lambda: config(n_layers=0),
+    "d_ff=0: give 1": lambda: config(d_ff=0),
+    "max_len=0: give 1": lambda: config(max_len=0),
+    "vocab_size=-1: give 0": lambda: config(vocab_size=-1),
+    "positions of 7 features": lambda: sinusoidal_positions(4, 7),
+    "positions of 5 features": lambda: rotary_turns(torch.arange(4), 5),
+    "one position for each of the 6": lambda: rotate(torch.randn(1, N, 6, 8), rotary_turns(torch.arange(1), 8)),
+    r"make them with rotary_turns.positions, 8.": lambda: rotate(
+        torch.randn(1, N, 6, 8), rotary_turns(torch.arange(6), 4)
+    ),
+    "x has shape .2, 16.": lambda: TransformerLayer(config())(torch.randn(2, D)),
+    r"x has shape .2, 3, 15., expected .batch, length, 16": lambda: TransformerLayer(config())(torch.randn(2, 3, 15)),
+    "the memory has shape .2, 5, 15.": lambda: _crossed()(torch.randn(2, 3, D), torch.randn(2, 5, 15)),
+    "the memory has shape .3, 5, 16.": lambda: _crossed()(torch.randn(2, 3, D), torch.randn(3, 5, D)),
+    "the memory has shape .5, 16.": lambda: Transformer(config(), cross=True)(torch.randn(2, 3, D), torch.randn(5, D)),
+    "expected .batch, keys. = .2, 5.": lambda: _crossed()(
+        torch.randn(2, 3, D), torch.randn(2, 5, D), memory_mask=torch.ones(2, 3).bool()
+    ),
+    "the mask is .4,. of torch.bool": lambda: _lm().start(torch.ones(4).bool()),
+    "the mask is .2, 4. of torch.float32": lambda: _lm().start(torch.ones(2, 4)),
+    "padding on the left$": lambda: _lm().start(torch.zeros(2, 4).bool()),
+    "the state is one of 3": lambda: _lm().step(_zeros(2, 1), _lm().step(_zeros(3, 1))[1]),
+    "but the state is one of 3": lambda: EncoderDecoder(config()).step(
+        _zeros(2, 1), EncoderDecoder(config()).start(_zeros(3, 4))
+    ),
+    "begin with state=model.start.source.": lambda: EncoderDecoder(config()).step(_zeros(2, 1), None),
+    "the shape .2, 5.": lambda: _lm().step(_zeros(2, 5), _lm().start(torch.ones(2, 4).bool())),
+    "token 11 at position 0 of sequence 1": lambda: EncoderDecoder(config())(torch.tensor([[1], [11]]), _zeros(2, 1)),
+    "token 12 at position 2": lambda: Encoder(config())(torch.tensor([[1, 2, 12]])),
     "expected .batch, length, 16.": lambda: Transformer(config())(torch.randn(2, D)),
 }
 

@@ -76,7 +76,8 @@ def generate(
     temperature: the logits are divided by it before drawing. end: the token after which a sequence is finished; the
     rest of its row is `pad`. state: where the decoder begins, say `model.start(mask)` for prompts padded on the left.
     generator: makes draws repeatable (on the device of the logits).
-    The model's mode is left alone: call `model.eval()` first. Raises ShapeError, ValueError.
+    The model's mode is left alone: call `model.eval()` first. Raises ShapeError, ValueError, and what the model
+    raises: DataError for tokens outside its vocabulary, ShapeError where the text grows longer than it takes.
     """
     _check(tokens, max_new, strategy, temperature, beams)
     if max_new == 0 or tokens.shape[0] == 0:
@@ -109,6 +110,8 @@ def _check(tokens, max_new, strategy, temperature, beams) -> None:
         raise ValueError(f"strategy={strategy!r}: use one of {', '.join(STRATEGIES)}")
     if tokens.ndim != 2 or tokens.shape[1] == 0:
         raise ShapeError(f"tokens have the shape {tuple(tokens.shape)}, expected (batch, length), one token or more")
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ShapeError(f"tokens are of {tokens.dtype}, expected whole numbers: the numbers of words, not vectors")
     if max_new < 0 or beams < 1:
         raise ValueError(f"max_new={max_new}, beams={beams}: max_new is 0 or more, beams 1 or more")
     if temperature <= 0:
@@ -129,6 +132,8 @@ def _beam_search(model, tokens, max_new, beams, length_penalty, end, pad, state)
     reorder = getattr(model, "select_rows", select_rows)
     rows = torch.arange(batch, device=tokens.device)[:, None]  # (B, 1)
     logits, state = _next(model, tokens, state)
+    if logits.shape[-1] < 2:
+        raise ShapeError("a beam needs a choice: the vocabulary has one token")
     state = reorder(state, rows.expand(batch, beams).flatten())
     logits = logits[:, None].expand(batch, beams, -1)  # (B, K, V)
     running = tokens[:, None].expand(batch, beams, prompt)  # (B, K, L)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from mmlearn.errors import ShapeError
+from mmlearn.nn.transformer import check_tokens
 
 State = Tensor | tuple[Tensor, Tensor]  # h, or of an LSTM (h, c)
 
@@ -327,22 +328,17 @@ class RecurrentLM(nn.Module):
         """Logits, and the state after the last token: pass it on with the tokens that follow.
 
         The state's second dimension is the batch, as in `Recurrent`. Raises ShapeError for tokens of another shape
-        or out of range.
+        or kind, DataError for one out of range, as `CausalLM` does.
         """
-        self._check_tokens(tokens)
+        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
+            raise ShapeError(
+                f"tokens are {tuple(tokens.shape)} of {tokens.dtype}, expected whole numbers of the shape "
+                "(batch, length)"
+            )
+        check_tokens(tokens, self.config.vocab_size)
         x, state = self.recurrent(self.dropout(self.words(tokens)), state)
         return self.read(self.dropout(x)), state
 
     def select_rows(self, state: State, rows: Int[Tensor, " N"]) -> State:
         """The state of these rows of the batch, as often as they are named: beam search copies and drops sequences."""
         return _as_state(tuple(s.index_select(1, rows) for s in _as_tuple(state)))
-
-    def _check_tokens(self, tokens: Tensor) -> None:
-        if tokens.ndim != 2:
-            raise ShapeError(f"tokens have shape {tuple(tokens.shape)}, expected (batch, length)")
-        bad = (tokens < 0) | (tokens >= self.config.vocab_size)
-        if bad.any():
-            raise ShapeError(
-                f"token {int(tokens[bad][0])} is out of range: the model knows 0 to {self.config.vocab_size - 1}; "
-                "use the tokenizer it was made for"
-            )

@@ -19,7 +19,12 @@ from mmlearn.errors import DataError, ShapeError
 from mmlearn.nn.attention import MultiHeadAttention, scaled_dot_product_attention
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
-ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu}
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class TransformerConfig:
     d_ff: width inside the feed-forward network; None means 4 · d_model (see `width_ff`).
     vocab_size: number of tokens; 0 where the input is not tokens. max_len: the longest sequence, in tokens.
     norm_first: normalise before each sublayer (pre-norm) or after it (post-norm, as in 2017).
-    positions: "learned", "sinusoidal", "rotary" or "none". activation: "gelu", "gelu_tanh" (GPT-2) or "relu".
+    positions: "learned", "sinusoidal", "rotary" or "none". activation: "gelu", "gelu_tanh" (GPT-2), "quick_gelu"
+    (CLIP) or "relu".
     tie_weights: one matrix for reading tokens and for predicting them. Raises ShapeError or ValueError.
     """
 
@@ -52,6 +58,10 @@ class TransformerConfig:
             raise ValueError(f"positions={self.positions!r}: use one of {', '.join(POSITIONS)}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation={self.activation!r}: use one of {', '.join(ACTIVATIONS)}")
+        least = {"d_model": 1, "n_layers": 1, "width_ff": 1, "vocab_size": 0, "max_len": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ShapeError(f"{name.replace('width_ff', 'd_ff')}={getattr(self, name)}: give {low} or more")
         if self.n_heads < 1 or self.d_model % self.n_heads:
             raise ShapeError(f"d_model={self.d_model} cannot be cut into n_heads={self.n_heads} equal heads")
         if self.positions == "rotary" and self.d_head % 2:
@@ -74,7 +84,8 @@ class TransformerConfig:
 def sinusoidal_positions(length: int, d_model: int, device: torch.device | None = None) -> Float[Tensor, "T D"]:
     """sin and cos of the position at d_model / 2 rates, side by side in pairs (Vaswani et al. 2017, §3.5).
 
-    The rates fall from 1 to 1/10,000 radians a position; every entry lies in [-1, 1]. d_model is even.
+    Pair i turns by 10,000^(-2i / d_model) radians a position; every entry lies in [-1, 1]. Raises ShapeError for an
+    odd d_model.
     """
     angles = _angles(torch.arange(length, device=device), d_model)  # (T, D/2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
@@ -83,7 +94,10 @@ def sinusoidal_positions(length: int, d_model: int, device: torch.device | None 
 def rotary_turns(
     positions: Int[Tensor, "*B T"], d_head: int
 ) -> tuple[Float[Tensor, "*B T H"], Float[Tensor, "*B T H"]]:
-    """cos and sin of the angle by which each pair of features is turned at each position (Su et al. 2021, eq. 34)."""
+    """cos and sin of the angle by which each pair of features is turned at each position (Su et al. 2021, eq. 34).
+
+    Raises ShapeError for an odd d_head.
+    """
     angles = _angles(positions, d_head).repeat(*[1] * positions.ndim, 2)  # the same for both halves
     return angles.cos(), angles.sin()
 
@@ -94,8 +108,14 @@ def rotate(
     """Turn the pairs (i, i + H/2) of queries or keys by their position's angles.
 
     The dot product of a turned query and a turned key depends on their distance only. The paper pairs neighbouring
-    features; pairing halves, as GPT-NeoX and Llama do, is the same up to the order of the features.
+    features; pairing halves, as GPT-NeoX and Llama do, is the same up to the order of the features. Raises ShapeError
+    where the turns are not made for this length and width.
     """
+    if turns[0].shape[-2:] != x.shape[-2:]:
+        raise ShapeError(
+            f"x is {tuple(x.shape)}, but the turns are for (length, features) = {tuple(turns[0].shape[-2:])}: make "
+            f"them with rotary_turns(positions, {x.shape[-1]}), one position for each of the {x.shape[-2]}"
+        )
     cos, sin = (t[:, None] if t.ndim == 3 else t for t in turns)  # the same for every head
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
@@ -103,6 +123,8 @@ def rotate(
 
 def _angles(positions: Tensor, width: int) -> Tensor:
     """position · 10,000^(-2i / width) in radians: (..., width / 2)."""
+    if width % 2:
+        raise ShapeError(f"positions of {width} features: they come in pairs (sine and cosine), so make it even")
     rates = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10_000) / width))
     return positions[..., None] * rates
 
@@ -110,7 +132,7 @@ def _angles(positions: Tensor, width: int) -> Tensor:
 class TokenEmbedding(nn.Module):
     """Tokens to vectors, plus where they stand (nothing is added for rotary positions: those turn the queries).
 
-    Raises DataError for a token outside the vocabulary, ShapeError for a sequence longer than max_len.
+    Raises DataError for a token outside the vocabulary. `where` makes the positions, and says what is too long.
     """
 
     def __init__(self, config: TransformerConfig):
@@ -149,6 +171,22 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> None:
             f"token {tokens[row, column].item()} at position {column} of sequence {row} is outside the vocabulary "
             f"of {vocab_size} tokens (0 to {vocab_size - 1}): encode with the tokenizer that the model was made for"
         )
+
+
+def check_vectors(x: Tensor, width: int) -> None:
+    """Raises ShapeError unless x is (batch, length, width)."""
+    if x.ndim != 3 or x.shape[-1] != width:
+        raise ShapeError(f"x has shape {tuple(x.shape)}, expected (batch, length, {width})")
+
+
+def check_memory(memory: Tensor, x: Tensor) -> Tensor:
+    """The memory as it came. Raises ShapeError unless it is as wide as x, and for as many sequences."""
+    if memory.ndim != 3 or (len(memory), memory.shape[-1]) != (len(x), x.shape[-1]):
+        raise ShapeError(
+            f"the memory has shape {tuple(memory.shape)}, expected (batch, length, features) with the batch "
+            f"{len(x)} and the features {x.shape[-1]} of x"
+        )
+    return memory
 
 
 # --------------------------------------------------------------------------------------------------------- one layer
@@ -217,10 +255,11 @@ class TransformerLayer(nn.Module):
         causal: bool = False,
         memory_mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """One layer on its own. Raises ShapeError for a memory without `cross`, or `cross` without a memory."""
-        kept = None if memory is None or self.cross is None else self.cross.keys_values(memory)
+        """One layer on its own. Raises ShapeError for sizes that do not fit, and for a memory missing or unasked."""
+        check_vectors(x, self.attention.d_model)
         if (memory is None) != (self.cross is None):
             raise ShapeError("a layer made with cross=True needs a memory, and one without it takes none")
+        kept = None if memory is None else self.cross.keys_values(check_memory(memory, x))
         return self.step(x, mask=mask, causal=causal, memory=kept, memory_mask=memory_mask)[0]
 
     def step(self, x, *, mask=None, causal=False, turns=None, past=None, memory=None, memory_mask=None):
@@ -273,10 +312,20 @@ class Transformer(nn.Module):
         memory_mask: Bool[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """mask: True = keep, (B, T); positions: (T,) or (B, T), used by rotary positions only (default 0, 1, …)."""
-        if x.ndim != 3 or x.shape[-1] != self.config.d_model:
-            raise ShapeError(f"x has shape {tuple(x.shape)}, expected (batch, length, {self.config.d_model})")
-        kept = None if memory is None else self.remember(memory)
+        check_vectors(x, self.config.d_model)
+        kept = None if memory is None else self.remember(check_memory(memory, x))
         return self.step(x, mask=mask, positions=positions, memory=kept, memory_mask=memory_mask)[0]
+
+    def attention_maps(
+        self, x: Float[Tensor, "B T D"], *, mask: Bool[Tensor, "B T"] | None = None
+    ) -> list[Float[Tensor, "B N T S"]]:
+        """The self-attention weights of every layer and head, to be looked at (not with rotary positions)."""
+        maps = []
+        for layer in self.layers:
+            h = layer.norm(x) if layer.norm_first else x
+            maps.append(layer.attention(h, mask=mask, causal=self.causal, return_weights=True)[1])
+            x = layer(x, mask=mask, causal=self.causal)
+        return maps
 
     def remember(self, memory: Float[Tensor, "B S D"]) -> tuple:
         """Keys and values of a memory for every layer: computed once, read at every step."""
@@ -389,8 +438,10 @@ class EncoderDecoder(nn.Module):
         """The state before the first step: the source is read once."""
         return _start(None) | {"memory": self.decoder.remember(self.encode(source, mask)), "memory_mask": mask}
 
-    def step(self, tokens: Int[Tensor, "B T"], state: dict) -> tuple[Float[Tensor, "B V"], dict]:
+    def step(self, tokens: Int[Tensor, "B T"], state: dict | None = None) -> tuple[Float[Tensor, "B V"], dict]:
         """Logits of the token after these and the new state, from `start(source)` or the step before."""
+        if state is None:
+            raise ShapeError("a decoder needs a source to look at: begin with state=model.start(source)")
         return _decode(self, self.decoder, tokens, state)
 
 
@@ -428,6 +479,10 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _start(mask: Tensor | None) -> dict:
+    if mask is not None and (mask.ndim != 2 or mask.dtype != torch.bool):
+        raise ShapeError(
+            f"the mask is {tuple(mask.shape)} of {mask.dtype}, expected torch.bool of the shape (batch, length)"
+        )
     if mask is not None and mask.shape[1] and not mask[:, -1].all():
         raise ShapeError("the last token of a prompt must be a real one: put the padding on the left")
     return {"past": None, "mask": mask}
@@ -436,6 +491,12 @@ def _start(mask: Tensor | None) -> dict:
 def _decode(model: nn.Module, stack: Transformer, tokens: Tensor, state: dict) -> tuple[Tensor, dict]:
     """One step of a decoder with a cache."""
     past, mask = state["past"], state["mask"]
+    kept = past or state.get("memory")
+    if kept and len(kept[0][0]) != len(tokens):
+        raise ShapeError(
+            f"tokens are a batch of {len(tokens)}, but the state is one of {len(kept[0][0])}: pass the state of the "
+            "same sequences, or choose among them with select_rows(state, rows)"
+        )
     n_past = past[0][0].shape[2] if past else 0
     if mask is not None and past:
         mask = F.pad(mask, (0, tokens.shape[-1]), value=True)
@@ -523,8 +584,11 @@ def gpt2_config(config) -> TransformerConfig:
 def from_gpt2(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state of a `GPT2LMHeadModel` of transformers under the names of `CausalLM` (a map for `mm.matches`).
 
-    GPT-2 keeps its matrices the other way round, (in, out), and stacks queries, keys and values into one.
+    GPT-2 keeps its matrices the other way round, (in, out), and stacks queries, keys and values into one. The
+    checkpoints on the Hugging Face hub are those of a bare `GPT2Model`, without "transformer." in front: they fit too.
     """
+    if "wte.weight" in state:
+        state = {f"transformer.{name}": value for name, value in state.items()}
     tokens, head = state["transformer.wte.weight"], state.get("lm_head.weight")
     own = {"embedding.token.weight": tokens, "embedding.position.weight": state["transformer.wpe.weight"]}
     own |= {f"transformer.norm.{kind}": state[f"transformer.ln_f.{kind}"] for kind in ("weight", "bias")}
@@ -542,3 +606,34 @@ def from_gpt2(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif module in GPT2_NAMES:
             own[f"transformer.layers.{number}.{GPT2_NAMES[module]}.{kind}"] = value
     return own
+
+
+def to_gpt2(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The way back: the state of a `CausalLM` under the names of `GPT2LMHeadModel`.
+
+    The activation is no weight: GPT-2's is "gelu_tanh" (`gelu_new`). Raises DataError for a model that is built
+    otherwise: without a table of learned positions, post-norm, or without biases.
+    """
+    if not {"embedding.position.weight", "transformer.norm.bias"} <= state.keys():
+        raise DataError(
+            "GPT-2 has learned positions, pre-norm and biases: make the model with positions='learned', "
+            "norm_first=True and bias=True"
+        )
+    tokens = state["embedding.token.weight"]
+    theirs = {"transformer.wte.weight": tokens, "lm_head.weight": state.get("unembed.weight", tokens)}
+    theirs |= {"transformer.wpe.weight": state["embedding.position.weight"]}
+    theirs |= {f"transformer.ln_f.{kind}": state[f"transformer.norm.{kind}"] for kind in ("weight", "bias")}
+    names = {ours: name for name, ours in GPT2_NAMES.items()}
+    for name, value in state.items():
+        if not name.startswith("transformer.layers."):
+            continue
+        _, _, number, rest = name.split(".", 3)
+        module, _, kind = rest.rpartition(".")
+        value = value.T.contiguous() if value.ndim == 2 else value
+        if module in names:
+            theirs[f"transformer.h.{number}.{names[module]}.{kind}"] = value
+        elif module == "attention.q_proj":
+            others = (state[name.replace("q_proj", f"{letter}_proj")] for letter in "kv")
+            parts = [value, *(other.T if other.ndim == 2 else other for other in others)]
+            theirs[f"transformer.h.{number}.attn.c_attn.{kind}"] = torch.cat(parts, dim=-1)  # (D, 3 D) or (3 D)
+    return theirs
