@@ -2,6 +2,7 @@
 
 import os
 
+import jaxtyping
 import matplotlib
 import pytest
 import torch
@@ -18,6 +19,14 @@ install_import_hook(["mmlearn.nn", "mmlearn.models", "mmlearn.scenes", "mmlearn.
 def _own_folders(tmp_path, monkeypatch):
     """Run cards and caches of a test go to its own folder."""
     monkeypatch.setenv("MMLEARN_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def unchecked():
+    """As a learner meets the functions: without the import hook that checks shapes in tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

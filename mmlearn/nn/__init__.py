@@ -1,6 +1,7 @@
 """Building blocks, one file per idea; they know nothing of data, models or training."""
 
 from mmlearn.nn.attention import MultiHeadAttention, causal_mask, scaled_dot_product_attention
+from mmlearn.nn.bert import Bert, BertConfig, BertForMaskedLM, mask_tokens
 from mmlearn.nn.cnn import (
     BasicBlock,
     BatchNorm2d,
@@ -35,10 +36,14 @@ from mmlearn.nn.transformer import (
     rotate,
     sinusoidal_positions,
 )
+from mmlearn.nn.vit import ViT, ViTConfig, patchify, resize_positions, unpatchify
 
 __all__ = [
     "BasicBlock",
     "BatchNorm2d",
+    "Bert",
+    "BertConfig",
+    "BertForMaskedLM",
     "Bottleneck",
     "CausalLM",
     "ConvNet",
@@ -60,19 +65,25 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "TransformerLayer",
+    "ViT",
+    "ViTConfig",
     "causal_mask",
     "conv2d",
     "conv_size",
     "generate",
     "keep_probability",
+    "mask_tokens",
     "negative_sampling_loss",
     "noise_distribution",
     "nucleus_filter",
+    "patchify",
     "receptive_field",
+    "resize_positions",
     "rotary_turns",
     "rotate",
     "scaled_dot_product_attention",
     "sinusoidal_positions",
     "top_k_filter",
+    "unpatchify",
     "word_pairs",
 ]
