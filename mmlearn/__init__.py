@@ -22,7 +22,7 @@ _NAMES = {
     "fit": "mmlearn.train",
     "results": "mmlearn.train",
 }
-_MODULES = {"data", "doctor", "errors", "exercises", "metrics", "models", "nn", "plot", "scenes", "train"}
+_MODULES = {"data", "doctor", "errors", "exercises", "metrics", "models", "nn", "plot", "scenes", "train", "weights"}
 
 __all__ = sorted([*_NAMES, *_MODULES])  # noqa: PLE0605
 

@@ -20,7 +20,7 @@ import mmlearn
 from mmlearn.errors import MMLearnError
 
 HEARTBEAT = 20.0
-PROFILES = ("cpu", "gpu", "smoke")
+PROFILES = ("cpu", "gpu", "long", "smoke")
 RESULTS = ("<!-- results:begin -->", "<!-- results:end -->")
 
 
@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     again = _add(commands, "reproduce", reproduce, "run a chapter with several seeds and keep its run cards")
     again.add_argument("chapter", metavar="CHAPTER", help="02, attention or a path")
-    again.add_argument("--profile", choices=PROFILES[:2], help="default: cpu or gpu by the device")
+    again.add_argument("--profile", choices=PROFILES[:3], help="default: cpu or gpu by the device; long: weights")
     again.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 … N-1 (1)")
     again.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="longest a cell may take (1800)")
 
@@ -262,8 +262,11 @@ class Progress:
 
 
 def reproduce(options) -> int:
-    """Run a chapter once for each seed, gather the run cards that it writes and refresh the README's table."""
-    from mmlearn import notebooks
+    """Run a chapter once for each seed, gather the run cards that it writes and refresh the README's table.
+
+    In the profile long, the weights that the chapter keeps go into the package instead, with their cards.
+    """
+    from mmlearn import notebooks, weights
     from mmlearn.train import cards
 
     if options.seeds < 1:
@@ -283,7 +286,10 @@ def reproduce(options) -> int:
             )
             results.append(result)
             progress.end(_outcome(result))
-            if result.ok:
+            if result.ok and options.profile == "long":
+                if not weights.gather(Path(runs)):
+                    raise MMLearnError(f"{path.stem} kept no weights: mm.weights.keep(model, name, run)")
+            elif result.ok:
                 if not cards.gather(runs, cards.reference_folder()):
                     raise MMLearnError(f"{path.stem} wrote no run card; give its training a name: mm.fit(…, card=…)")
                 _refresh_table(readme, cards.table_markdown())

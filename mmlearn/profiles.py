@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from mmlearn.errors import MMLearnError
 
-NAMES = ("cpu", "gpu", "smoke")
+NAMES = ("cpu", "gpu", "long", "smoke")
 SMOKE_STEPS = 3
 
 
@@ -51,20 +51,22 @@ class Profile:
         return "\n".join(rows)
 
 
-def profile(cpu: dict, gpu: dict | None = None) -> Profile:
+def profile(cpu: dict, gpu: dict | None = None, long: dict | None = None) -> Profile:
     """Settings for this machine: ``cpu`` on a laptop, ``cpu`` overridden by ``gpu`` on an accelerator.
 
-    ``MMLEARN_PROFILE=cpu|gpu|smoke`` chooses by hand; ``smoke`` is ``cpu`` with every ``steps`` and
-    ``…_steps`` cut to three. Seeds Python, NumPy and torch with ``MMLEARN_SEED`` (default 0).
+    ``MMLEARN_PROFILE=cpu|gpu|long|smoke`` chooses by hand; ``long`` is ``cpu`` overridden by ``long``, which makes
+    the weights that come with the course; ``smoke`` is ``cpu`` with every ``steps`` and ``…_steps`` cut to three.
+    Seeds Python, NumPy and torch with ``MMLEARN_SEED`` (default 0).
     """
-    unknown = set(gpu or {}) - set(cpu)
-    if unknown:
-        raise MMLearnError(f"gpu has settings that cpu lacks: {', '.join(sorted(unknown))}; give both a value")
+    others = {"gpu": gpu or {}, "long": long or {}}
+    for other, settings in others.items():
+        if unknown := set(settings) - set(cpu):
+            raise MMLearnError(f"{other} has settings that cpu lacks: {', '.join(sorted(unknown))}; give both a value")
     where = device()
     name = os.environ.get("MMLEARN_PROFILE") or ("cpu" if where.type == "cpu" else "gpu")
     if name not in NAMES:
         raise MMLearnError(f"MMLEARN_PROFILE is {name!r}; use one of {', '.join(NAMES)}")
-    settings = {**cpu, **(gpu or {})} if name == "gpu" else dict(cpu)
+    settings = cpu | others.get(name, {})
     if name == "smoke":
         steps = {k for k in settings if k == "steps" or k.endswith("_steps")}
         settings |= {k: min(SMOKE_STEPS, settings[k]) for k in steps}

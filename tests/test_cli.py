@@ -228,6 +228,26 @@ def test_reproduce_gathers_cards_of_each_seed_into_the_readme(gathered, course, 
     assert "old" not in readme
 
 
+WEIGHTS = """
+folder = pathlib.Path(os.environ["MMLEARN_RUNS"]) / "weights" / "tower"
+folder.mkdir(parents=True)
+(folder / "card.json").write_text(json.dumps(card | {"profile": os.environ["MMLEARN_PROFILE"]}))
+"""
+
+
+def test_reproduce_in_the_profile_long_takes_weights_into_the_package(gathered, course, monkeypatch, capsys):
+    monkeypatch.setattr("mmlearn.weights.bundled", lambda: gathered / "weights")
+    before = (gathered / "README.md").read_text()
+    nbformat.write(new_notebook(cells=[new_code_cell(CARD)]), course / "00_start.ipynb")
+    assert cli.main(["reproduce", "00", "--profile", "long"]) == 2
+    assert "00_start kept no weights" in capsys.readouterr().err
+    nbformat.write(new_notebook(cells=[new_code_cell(CARD + WEIGHTS)]), course / "00_start.ipynb")
+    assert cli.main(["reproduce", "00", "--profile", "long"]) == 0
+    assert json.loads((gathered / "weights/tower/card.json").read_text())["profile"] == "long"
+    assert (gathered / "README.md").read_text() == before
+    assert not (gathered / "results").exists()
+
+
 def test_reproduce_refuses_before_it_trains(gathered, executions, capsys):
     assert cli.main(["reproduce", "00", "--seeds", "0"]) == 2
     (gathered / "README.md").write_text(f"{cli.RESULTS[1]}\n{cli.RESULTS[0]}\n")

@@ -32,7 +32,7 @@ def test_profile_seeds_everything(monkeypatch):
 
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
-    [("MMLEARN_PROFILE", "fast", "use one of cpu, gpu, smoke"), ("MMLEARN_SEED", "-1", "whole number")],
+    [("MMLEARN_PROFILE", "fast", "use one of cpu, gpu, long, smoke"), ("MMLEARN_SEED", "-1", "whole number")],
 )
 def test_wrong_environment_is_named(monkeypatch, variable, value, says):
     monkeypatch.setenv(variable, value)
@@ -100,3 +100,14 @@ def test_expect(monkeypatch, capsys, tmp_path):
     assert "nothing is expected" in capsys.readouterr().out
     with pytest.raises(MMLearnError, match="could never fail"):
         mm.expect("accuracy", 1.0)
+
+
+def test_long_overrides_cpu_and_not_gpu(monkeypatch):
+    settings = {"cpu": {"steps": 9, "size": 32}, "gpu": {"size": 64}, "long": {"steps": 90}}
+    monkeypatch.setenv("MMLEARN_DEVICE", "cpu")
+    for name, expected in (("cpu", (9, 32)), ("gpu", (9, 64)), ("long", (90, 32)), ("smoke", (3, 32))):
+        monkeypatch.setenv("MMLEARN_PROFILE", name)
+        cfg = mm.profile(**settings)
+        assert (cfg.steps, cfg.size) == expected
+    with pytest.raises(MMLearnError, match="long has settings that cpu lacks: depth"):
+        mm.profile(cpu={"steps": 1}, long={"depth": 2})
