@@ -128,6 +128,8 @@ def test_the_nucleus_is_the_smallest_set_that_is_large_enough():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     for p, kept in ((0.4, 1), (0.6, 2), (0.79, 2), (0.81, 3), (1.0, 4)):
         assert (nucleus_filter(logits[None], p) > -math.inf).sum() == kept
+    least = nucleus_filter(torch.randn(50, V), 1e-9)  # 1 - p is 1 in float32: the most probable still stays
+    assert ((least > -math.inf).sum(-1) == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,13 @@ def gpt2(seed=0, **changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"activation_function": "relu", "n_inner": 40}, {"tie_word_embeddings": False}]
+    "changes",
+    [
+        {},
+        {"activation_function": "relu", "n_inner": 40},
+        {"tie_word_embeddings": False},
+        {"layer_norm_epsilon": 0.3},
+    ],
 )
 def test_equals_gpt2_of_transformers(changes):
     reference = gpt2(**changes)
@@ -203,6 +209,21 @@ def test_equals_gpt2_with_prompts_padded_on_the_left():
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     theirs = reference(tokens, attention_mask=mask.long(), position_ids=positions).logits
     torch.testing.assert_close(mine(tokens, mask)[mask], theirs[mask], rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_falls_on_the_same_numbers_as_that_of_gpt2():
+    reference = gpt2(embd_pdrop=0.3, attn_pdrop=0.3, resid_pdrop=0.3).train()
+    mine = CausalLM(gpt2_config(reference.config)).train()
+    mine.load_state_dict(from_gpt2(reference.state_dict()))
+    for layer in mine.transformer.layers:
+        layer.attention.fused = False  # the readable path draws as theirs does
+    tokens, outputs = torch.randint(V, (B, T)), []
+    for model in (mine, reference):
+        torch.manual_seed(3)
+        outputs.append(model(tokens))
+    torch.testing.assert_close(outputs[0], outputs[1].logits, rtol=1e-4, atol=2e-5)
+    with torch.no_grad():
+        assert not torch.allclose(mine(tokens), mine.eval()(tokens))
 
 
 GPT2_SHAPES = [{}, {"n_inner": 40}, {"tie_word_embeddings": False}]
@@ -392,6 +413,24 @@ def test_the_first_loss_is_that_of_knowing_nothing():
         logits = CausalLM(config(positions=positions))(tokens)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), torch.randint(V, (50 * T,)))
         assert abs(loss.item() - math.log(V)) < 0.1
+
+
+def test_sinusoids_are_added_to_tokens_of_about_their_size():
+    model = CausalLM(config(positions="sinusoidal", d_model=64))
+    tokens = torch.randint(V, (B, T))
+    embedded = model.embedding(tokens, torch.arange(3, 3 + T))
+    expected = 8 * model.embedding.token(tokens) + sinusoidal_positions(12, 64)[3 : 3 + T]  # √64, as in §3.4
+    torch.testing.assert_close(embedded, expected)
+
+
+def test_what_writes_into_the_stream_starts_smaller_the_deeper_the_stack():
+    stack = Transformer(config(d_model=128, n_layers=8))
+    for layer in stack.layers:
+        for wide in (layer.attention.q_proj, layer.attention.v_proj, layer.feed_forward.widen):
+            assert math.isclose(wide.weight.std().item(), 0.02, rel_tol=0.05)
+        for writes in (layer.attention.out_proj, layer.feed_forward.narrow):
+            assert math.isclose(writes.weight.std().item(), 0.02 / 4, rel_tol=0.05)  # 4 = √(2 · 8)
+            assert not writes.bias.any()
 
 
 def test_dropout_only_in_training():
