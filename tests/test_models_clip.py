@@ -133,7 +133,7 @@ def test_the_loss_starts_near_chance_and_a_batch_is_learned_by_heart(batch):
     for kind, loss in ((CLIP, contrastive_loss), (SigLIP, sigmoid_loss)):
         model = small(kind).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        for _ in range(150):
+        for _ in range(200):
             value = loss(model(images, tokens))
             optimizer.zero_grad()
             value.backward()

@@ -320,11 +320,8 @@ class SigLIP(Pretrained):
 
     def _published_config(self) -> dict:
         vision = {"model_type": "siglip_vision_model", "vision_use_head": True, **_published_vision(self.config)}
-        text = {
-            "model_type": "siglip_text_model",
-            **_published_text(self.config),
-            "projection_size": self.config.d_proj,
-        }
+        text = {"model_type": "siglip_text_model", "projection_size": self.config.d_proj}
+        text |= _published_text(self.config)
         return {"architectures": ["SiglipModel"], "vision_config": vision, "text_config": text}
 
 
