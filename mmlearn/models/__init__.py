@@ -1,5 +1,12 @@
 """The milestones, one file each."""
 
+from mmlearn.models.captioner import (
+    Captioner,
+    CaptionerConfig,
+    ShowAndTell,
+    ShowAttendTell,
+    attention_penalty,
+)
 from mmlearn.models.clip import CLIP, CLIPConfig, SigLIP, TowerConfig, sigmoid_loss
 from mmlearn.models.devise import DeViSE, SoftmaxClassifier, hinge_rank_loss, nearest_labels
 from mmlearn.models.encoders import ImageEncoder, image_encoder
@@ -11,13 +18,18 @@ __all__ = [
     "CLIPConfig",
     "FusionConfig",
     "DeViSE",
+    "Captioner",
+    "CaptionerConfig",
     "ImageEncoder",
+    "ShowAndTell",
+    "ShowAttendTell",
     "SoftmaxClassifier",
     "MultimodalModel",
     "SigLIP",
     "TowerConfig",
     "TwoTower",
     "TwoTowerConfig",
+    "attention_penalty",
     "contrastive_loss",
     "hinge_rank_loss",
     "image_encoder",
