@@ -40,6 +40,22 @@ def wrong_side_receptive_field(layers):
     return size
 
 
+def wrong_side_forward_unbounded(layers):
+    n = 1
+    for k, s, p in layers:
+        n = s * (n - 1) + k - p - p
+    return n
+
+
+def wrong_side_search_that_looks_at_the_end_only(layers):
+    for n in range(1, 10_000):
+        m = n
+        for k, s, p in layers:
+            m = (m + 2 * p - k) // s + 1
+        if m >= 1:
+            return n
+
+
 def wrong_pool_all(C, k):
     return torch.ones(C, C, k, k) / (k * k)
 
@@ -61,6 +77,17 @@ def wrong_pool_depthwise(C, k):
 
 def wrong_pool_k(C, k):
     return wrong_pool_sum(C, k) / k
+
+
+def wrong_pool_first_pixel(C, k):
+    weight = torch.zeros(C, C, k, k)
+    for c in range(C):
+        weight[c, c, 0, 0] = 1
+    return weight
+
+
+def wrong_pool_diagonal_of_the_window(C, k):
+    return torch.diag(torch.full((k,), 1 / k)).repeat(C, C, 1, 1)
 
 
 def wrong_field_plain(layers):
@@ -104,6 +131,18 @@ def wrong_field_holes(layers):
     return size, step
 
 
+def wrong_field_span(layers):
+    size, step = 1, 1
+    for k, s, d in layers:
+        span = d * (k - 1) + 1
+        size, step = size + span * step, step * s
+    return size, step
+
+
+def wrong_field_size_alone(layers):
+    return right_field(layers)[0]
+
+
 def wrong_fold_variance(weight, bias, mean, var, gamma, beta, eps):
     scale = gamma / (var + eps)
     return weight * scale.reshape(-1, 1, 1, 1), (bias - mean) * scale + beta
@@ -134,6 +173,47 @@ def wrong_fold_lost_bias(weight, bias, mean, var, gamma, beta, eps):
     return weight * scale.view(-1, 1, 1, 1), beta - mean * scale
 
 
+def wrong_fold_inputs_if_square(weight, bias, mean, var, gamma, beta, eps):
+    scale = gamma / torch.sqrt(var + eps)
+    square = weight.shape[0] == weight.shape[1]
+    return weight * (scale[None, :, None, None] if square else scale.view(-1, 1, 1, 1)), (bias - mean) * scale + beta
+
+
+def wrong_fold_own_eps(weight, bias, mean, var, gamma, beta, eps):
+    return right_fold(weight, bias, mean, var, gamma, beta, 1e-5)
+
+
+def wrong_fold_clamped(weight, bias, mean, var, gamma, beta, eps):
+    return right_fold(weight, bias, mean, var.clamp(min=eps), gamma, beta, 0.0)
+
+
+def wrong_fold_upside_down(weight, bias, mean, var, gamma, beta, eps):
+    scale = gamma * torch.sqrt(var + eps)
+    return weight * scale.view(-1, 1, 1, 1), (bias - mean) * scale + beta
+
+
+def wrong_fold_plus_mean(weight, bias, mean, var, gamma, beta, eps):
+    return right_fold(weight, bias, -mean, var, gamma, beta, eps)
+
+
+def wrong_fold_minus_beta(weight, bias, mean, var, gamma, beta, eps):
+    return right_fold(weight, bias, mean, var, gamma, -beta, eps)
+
+
+def wrong_fold_bias_without_gamma(weight, bias, mean, var, gamma, beta, eps):
+    scale = gamma / torch.sqrt(var + eps)
+    return weight * scale.view(-1, 1, 1, 1), (bias - mean) / torch.sqrt(var + eps) + beta
+
+
+def wrong_fold_bias_shape(weight, bias, mean, var, gamma, beta, eps):
+    scale = (gamma / torch.sqrt(var + eps))[:, None, None]
+    return weight * scale[:, None], (bias - mean)[:, None, None] * scale + beta[:, None, None]
+
+
+def wrong_fold_weight_alone(*args):
+    return right_fold(*args)[0]
+
+
 WRONG = {
     "04.1": [
         (wrong_side_unbounded, "at least 1"),
@@ -141,6 +221,8 @@ WRONG = {
         (wrong_side_forward, "from first to last"),
         (wrong_side_one_padding, "it counts twice"),
         (wrong_side_receptive_field, "that is the receptive field"),
+        (wrong_side_forward_unbounded, "from first to last"),
+        (wrong_side_search_that_looks_at_the_end_only, "at *every* layer"),
     ],
     "04.2": [
         (wrong_pool_all, "adds all channels together"),
@@ -148,6 +230,8 @@ WRONG = {
         (wrong_pool_sum, "divides by their number"),
         (wrong_pool_depthwise, "depthwise"),
         (wrong_pool_k, "you divided by k"),
+        (wrong_pool_first_pixel, "one pixel of each window"),
+        (wrong_pool_diagonal_of_the_window, "lies in the window"),
     ],
     "04.3": [
         (wrong_field_plain, "the dilation is nowhere"),
@@ -155,6 +239,8 @@ WRONG = {
         (wrong_field_step, "dilation does not move the window"),
         (wrong_field_own_stride, "own stride"),
         (wrong_field_holes, "d - 1 empty ones"),
+        (wrong_field_span, "beyond"),
+        (wrong_field_size_alone, "a pair"),
     ],
     "04.4": [
         (wrong_fold_variance, "without its root"),
@@ -163,6 +249,15 @@ WRONG = {
         (wrong_fold_broadcast, "columns of the window"),
         (wrong_fold_inputs, "input channels"),
         (wrong_fold_lost_bias, "bias is lost"),
+        (wrong_fold_inputs_if_square, "as many input as output"),
+        (wrong_fold_own_eps, "eps is an argument"),
+        (wrong_fold_clamped, "eps is *added*"),
+        (wrong_fold_upside_down, "upside down"),
+        (wrong_fold_plus_mean, "running mean has the wrong sign"),
+        (wrong_fold_minus_beta, "beta has the wrong sign"),
+        (wrong_fold_bias_without_gamma, "gamma multiplies it"),
+        (wrong_fold_bias_shape, "in the wrong shape"),
+        (wrong_fold_weight_alone, "the weight alone"),
     ],
 }
 

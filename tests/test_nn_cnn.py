@@ -45,6 +45,33 @@ def test_a_window_that_does_not_fit_is_told(size, kernel, stride, padding):
         conv_size(size, kernel, stride, padding)
 
 
+@pytest.mark.parametrize(
+    ("weight", "bias", "message"),
+    [
+        (torch.zeros(4, 3, 3), None, "expected \\(filters, channels"),
+        (torch.zeros(4, 3, 3, 3), torch.zeros(5), "expected \\(filters, channels"),
+        (torch.zeros(4, 3, 3, 3), torch.zeros(1), "expected \\(filters, channels"),
+        (torch.zeros(4, 2, 3, 3), None, "expected \\(batch, 2"),
+        (torch.zeros(4, 3, 9, 3), None, "does not fit"),
+        (torch.zeros(4, 3, 3, 9), None, "does not fit"),
+    ],
+)
+def test_weights_that_do_not_fit_are_told(weight, bias, message):
+    with pytest.raises(ShapeError, match=message):
+        inspect.unwrap(conv2d)(torch.zeros(1, 3, 8, 8), weight, bias)
+
+
+def test_no_pictures_and_no_filters_are_a_defined_result():
+    assert conv2d(torch.zeros(0, 3, 8, 8), torch.zeros(4, 3, 3, 3)).shape == (0, 4, 6, 6)
+    assert conv2d(torch.zeros(2, 3, 8, 8), torch.zeros(0, 3, 3, 3)).shape == (2, 0, 6, 6)
+
+
+@pytest.mark.parametrize("layer", [(0, 1), (3, 0), (3, -1)])
+def test_a_layer_without_window_or_step_is_told(layer):
+    with pytest.raises(ShapeError, match="at least 1"):
+        receptive_field([(3, 1), layer])
+
+
 def test_the_receptive_field_is_what_the_gradient_sees():
     layers = [(3, 1), (2, 2), (3, 1), (3, 2), (3, 1)]
     net = nn.Sequential(*[nn.Conv2d(1, 1, k, s) for k, s in layers])
@@ -95,6 +122,14 @@ def test_batch_norm_wants_its_channels_and_two_numbers():
         mine(torch.randn(2, 5, 4, 4))
     with pytest.raises(ShapeError, match="at least two numbers"):
         mine(torch.randn(1, 6, 1, 1))
+    with pytest.raises(ShapeError, match="at least two numbers"):
+        mine(torch.randn(0, 6, 4, 4))
+    with pytest.raises(ShapeError, match="expected floating point"):
+        inspect.unwrap(BatchNorm2d.forward)(mine, torch.ones(2, 6, 4, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="at least 1 is needed"):
+        BatchNorm2d(0)
+    assert mine.running_mean.eq(0).all()  # what was refused left no trace in the statistics
+    assert mine.num_batches_tracked == 0
     assert mine.eval()(torch.randn(1, 6, 1, 1)).shape == (1, 6, 1, 1)
     assert mine(torch.randn(0, 6, 4, 4)).shape == (0, 6, 4, 4)
 
@@ -183,6 +218,12 @@ def test_other_checkpoints_are_refused_in_words(tmp_path):
         ResNet.from_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="no ResNet's state dict"):
         ResNet.from_torchvision_state({"weight": torch.zeros(1)})
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="holds a list"):
+        ResNet.from_pretrained(tmp_path)
+    for read in (ResNet.from_torchvision_state, ResNet.from_transformers_state):
+        with pytest.raises(CheckpointError, match="pass model.state_dict"):
+            inspect.unwrap(read.__func__)(ResNet, nn.Linear(1, 1))
     state = torchvision.models.resnet18().state_dict()
     with pytest.raises(CheckpointError, match="lacks 1 tensors"):
         ResNet.from_torchvision_state({k: v for k, v in state.items() if k != "layer3.1.bn2.bias"})
@@ -218,8 +259,32 @@ def test_small_pictures_empty_batches_and_unknown_sizes():
         ResNetConfig.of(20)
     with pytest.raises(ValueError, match="large or small"):
         ResNetConfig(stem="tiny")
-    with pytest.raises(ValueError, match="one number each"):
-        ResNetConfig(depths=(1,), widths=(8, 16))
+
+
+@pytest.mark.parametrize("config", [ConvNetConfig, ResNetConfig])
+def test_sizes_that_make_no_network_are_told(config):
+    for changes in (
+        {"depths": (1,), "widths": (8, 16)},
+        {"depths": (), "widths": ()},
+        {"depths": (1, 0), "widths": (8, 16)},
+        {"depths": (1, 1), "widths": (8, 0)},
+    ):
+        with pytest.raises(ValueError, match="one number each"):
+            config(**changes)
+    for changes in ({"n_classes": -1}, {"in_channels": 0}):
+        with pytest.raises(ValueError, match="n_classes at least 0"):
+            config(**changes)
+
+
+def test_without_classes_the_pooled_features_come_out():
+    for model in (
+        ConvNet(ConvNetConfig(n_classes=0, depths=(1, 1), widths=(8, 16))),
+        ResNet(ResNetConfig(n_classes=0, depths=(1, 1), widths=(8, 16))),
+    ):
+        images = torch.randn(2, 3, 16, 16)
+        features = model.eval()(images)
+        assert features.shape == (2, model.config.d_model) == (2, 16)
+        torch.testing.assert_close(features, model.features(images)[-1].mean(dim=(2, 3)))
 
 
 def test_small_stem_keeps_the_picture_and_stages_halve_it():

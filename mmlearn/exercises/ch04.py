@@ -58,12 +58,18 @@ SMALLEST = Exercise(
             _backwards(lambda side, k, s, p: (side - 1) * s + k - 2 * p, least=None),
         ),
         Misconception(
-            "a side of at least 1 is needed at *every* layer, not only at the picture: bound it inside the loop",
+            "a side of at least 1 is needed at *every* layer, not only at the picture: "
+            "between two layers, too, it may not fall below 1",
             lambda layers: max(1, _backwards(lambda side, k, s, p: (side - 1) * s + k - 2 * p, least=None)(layers)),
         ),
         Misconception(
             "you went through the layers from first to last: the known side, 1, is that of the *last* output",
             _backwards(lambda side, k, s, p: (side - 1) * s + k - 2 * p, order=list),
+        ),
+        Misconception(
+            "you went through the layers from first to last: the known side, 1, is that of the *last* output "
+            "(and no side may fall below 1)",
+            _backwards(lambda side, k, s, p: (side - 1) * s + k - 2 * p, order=list, least=None),
         ),
         Misconception(
             "padding lies at both ends of a side: it counts twice",
@@ -125,6 +131,14 @@ POOLING = Exercise(
         ),
         Misconception("a window of side k has k² pixels: you divided by k", _diagonal(lambda C, k: 1 / k)),
         Misconception(
+            "that takes one pixel of each window and forgets the others: which of them belong to a mean?",
+            lambda C, k: torch.eye(C)[:, :, None, None] * (torch.arange(k * k) == 0).float().view(k, k),
+        ),
+        Misconception(
+            "your identity lies in the window: which two dimensions say *which channel* looks at which?",
+            lambda C, k: torch.eye(k).expand(C, C, k, k) / k,
+        ),
+        Misconception(
             "each channel looks at itself only, but you also divided by the number of channels",
             _diagonal(lambda C, k: 1 / (C * k**2)),
         ),
@@ -180,6 +194,14 @@ FIELD = Exercise(
             _grown(lambda k, d: d * k - 1),
         ),
         Misconception("between k weights are k - 1 gaps: you counted k of them", _grown(lambda k, d: d * k)),
+        Misconception(
+            "a layer adds what it sees *beyond* the pixel that is counted already: with k = 1 it adds nothing",
+            _grown(lambda k, d: d * (k - 1) + 1),
+        ),
+        Misconception(
+            "that is the size alone: the answer is a pair, (size, step)",
+            lambda layers: _grown(lambda k, d: d * (k - 1))(layers)[0],
+        ),
         Misconception(
             "d pixels *apart* means d - 1 empty ones between: with d = 1 there is no gap at all",
             _grown(lambda k, d: (d + 1) * (k - 1)),
@@ -291,9 +313,51 @@ FOLD = Exercise(
             _folded(_right_scale, _right_bias, axis=1),
         ),
         Misconception(
+            "where there are as many input as output channels the scale was laid along the input channels: "
+            "it belongs to the output channels, the first dimension of the weight",
+            lambda weight, *rest: _folded(_right_scale, _right_bias, axis=int(weight.shape[0] == weight.shape[1]))(
+                weight, *rest
+            ),
+        ),
+        Misconception(
             "the scale was laid along the columns of the window (the last dimension): "
             "each *output channel* has its own",
             _folded(_right_scale, _right_bias, axis=3),
+        ),
+        Misconception(
+            "eps is an argument: networks differ in it, and you put in 1e-5",
+            _folded(lambda gamma, var, eps: gamma / (var + 1e-5).sqrt(), _right_bias),
+        ),
+        Misconception(
+            "eps is *added* to the variance, also where the variance is large",
+            _folded(lambda gamma, var, eps: gamma / var.clamp(min=eps).sqrt(), _right_bias),
+        ),
+        Misconception(
+            "the scale stands upside down: normalisation divides by the standard deviation",
+            _folded(lambda gamma, var, eps: gamma * (var + eps).sqrt(), _right_bias),
+        ),
+        Misconception(
+            "the weight is right; in the bias the running mean has the wrong sign",
+            _folded(_right_scale, lambda bias, mean, factor, beta: (bias + mean) * factor + beta),
+        ),
+        Misconception(
+            "the weight is right; in the bias beta has the wrong sign",
+            _folded(_right_scale, lambda bias, mean, factor, beta: (bias - mean) * factor - beta),
+        ),
+        Misconception(
+            "the weight is right; the bias was divided by the standard deviation, but gamma multiplies it as well",
+            lambda weight, bias, mean, var, gamma, beta, eps: (
+                weight * _right_scale(gamma, var, eps).view(-1, 1, 1, 1),
+                (bias - mean) / (var + eps).sqrt() + beta,
+            ),
+        ),
+        Misconception(
+            "the weight is right; the bias has the right numbers in the wrong shape: it must be (O,)",
+            _folded(_right_scale, lambda bias, mean, factor, beta: ((bias - mean) * factor + beta)[:, None, None]),
+        ),
+        Misconception(
+            "that is the weight alone: return (weight, bias)",
+            lambda *args: _folded(_right_scale, _right_bias)(*args)[0],
         ),
         Misconception(
             "the bias is right and the weight was not scaled",

@@ -42,6 +42,11 @@ def conv2d(
 
     Zeros are padded. Equal to `F.conv2d` in output and gradients; readable, and slower. Raises ShapeError.
     """
+    if weight.ndim != 4 or (bias is not None and bias.shape != weight.shape[:1]):
+        raise ShapeError(
+            f"weight has shape {tuple(weight.shape)} and bias {None if bias is None else tuple(bias.shape)}, "
+            "expected (filters, channels, height, width) and (filters,)"
+        )
     _check_images(images, weight.shape[1])
     height, width = weight.shape[2:]
     rows = conv_size(images.shape[2], height, stride, padding)
@@ -59,10 +64,13 @@ def receptive_field(layers: Iterable[tuple[int, int]]) -> tuple[int, int]:
     """Side of the input square that one output sees, and the step in input pixels between two outputs.
 
     layers: (kernel, stride) from the first to the last, pooling included. Each layer adds (kernel - 1) steps of
-    the layer before it (Araujo, Norris and Sim 2019, eq. 2).
+    the layer before it (Araujo, Norris and Sim 2019, eq. 2). No layer at all sees its own pixel: (1, 1).
+    Raises ShapeError where a kernel or a stride is below 1.
     """
     size, step = 1, 1
     for kernel, stride in layers:
+        if min(kernel, stride) < 1:
+            raise ShapeError(f"kernel {kernel} and stride {stride} must be at least 1")
         size += (kernel - 1) * step
         step *= stride
     return size, step
@@ -79,6 +87,8 @@ class BatchNorm2d(nn.Module):
 
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
+        if channels < 1:
+            raise ValueError(f"a normalisation of {channels} channels: at least 1 is needed")
         self.channels, self.eps, self.momentum, self.fused = channels, eps, momentum, True
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -86,7 +96,7 @@ class BatchNorm2d(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Raises ShapeError for other channels, and in training where a channel has a single number (or none)."""
+        """Raises ShapeError for other channels, for whole numbers, and in training for a single number a channel."""
         self._check(x)
         if self.training:
             self.num_batches_tracked += 1
@@ -108,6 +118,8 @@ class BatchNorm2d(nn.Module):
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ShapeError(f"x has shape {tuple(x.shape)}, expected (batch, {self.channels}, height, width)")
+        if not x.is_floating_point():
+            raise ShapeError(f"x is {x.dtype}, expected floating point: pass data.normalise(images)")
         if self.training and x.numel() < 2 * self.channels:
             raise ShapeError(
                 f"x has shape {tuple(x.shape)}: training needs at least two numbers in each channel to have a "
@@ -117,7 +129,10 @@ class BatchNorm2d(nn.Module):
 
 @dataclass(frozen=True)
 class ConvNetConfig:
-    """A plain convolutional network: `depths` 3 × 3 convolutions of `widths` channels, each stage at half the side."""
+    """A plain convolutional network: `depths` 3 × 3 convolutions of `widths` channels, each stage at half the side.
+
+    n_classes: 0 gives a network without its last linear layer, which returns the pooled features.
+    """
 
     n_classes: int = 10
     depths: tuple[int, ...] = (2, 2, 2)
@@ -126,7 +141,12 @@ class ConvNetConfig:
     norm: bool = True
 
     def __post_init__(self):
-        _one_each(self.depths, self.widths)
+        _check_sizes(self)
+
+    @property
+    def d_model(self) -> int:
+        """Channels of the last feature map."""
+        return self.widths[-1]
 
 
 class ConvNet(nn.Module):
@@ -147,7 +167,7 @@ class ConvNet(nn.Module):
                 layers += _conv_norm_relu(before, width, config.norm)
                 before = width
             self.stages.append(nn.Sequential(*layers))
-        self.head = nn.Linear(before, config.n_classes)
+        self.head = nn.Linear(before, config.n_classes) if config.n_classes else nn.Identity()
         _start(self)
 
     def features(self, images: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B D P Q"]]:
@@ -159,7 +179,7 @@ class ConvNet(nn.Module):
         return _through(self.stages, images)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
-        """Scores (logits) of each class for normalised pictures."""
+        """Scores (logits) of each class for normalised pictures, or pooled features where n_classes is 0."""
         return self.head(self.features(images)[-1].mean(dim=(2, 3)))
 
 
@@ -228,7 +248,7 @@ class ResNetConfig:
     def __post_init__(self):
         if self.block not in BLOCKS or self.stem not in ("large", "small"):
             raise ValueError(f"block {self.block!r} is basic or bottleneck, stem {self.stem!r} is large or small")
-        _one_each(self.depths, self.widths)
+        _check_sizes(self)
 
     @classmethod
     def of(cls, n_layers: int, **changes) -> "ResNetConfig":
@@ -291,6 +311,7 @@ class ResNet(nn.Module):
 
         Raises CheckpointError for what is no such state dict.
         """
+        _check_state(state)
         return cls._from_state(state, torchvision_name, "layer{}.", "fc.weight")
 
     @classmethod
@@ -299,6 +320,7 @@ class ResNet(nn.Module):
 
         Raises CheckpointError for what is no such state dict.
         """
+        _check_state(state)
         state = {name.removeprefix("resnet."): value for name, value in state.items()}
         return cls._from_state(state, transformers_name, "encoder.stages.{}.layers.", "classifier.1.weight")
 
@@ -319,6 +341,10 @@ class ResNet(nn.Module):
                 f"{folder} holds no readable config.json and model.safetensors: "
                 "pass a folder that save_pretrained wrote"
             ) from error
+        if not isinstance(config, dict):
+            raise CheckpointError(
+                f"{folder}/config.json holds a {type(config).__name__}, expected the options of a model"
+            )
         unusual = [k for k in ("downsample_in_first_stage", "downsample_in_bottleneck") if config.get(k)]
         if unusual or config.get("model_type") != "resnet" or config.get("hidden_act", "relu") != "relu":
             what = unusual or [config.get("model_type"), config.get("hidden_act")]
@@ -424,9 +450,17 @@ def _config_of(state: Mapping[str, Tensor], rename: Callable[[str], str], stage:
     )
 
 
-def _one_each(depths: tuple[int, ...], widths: tuple[int, ...]) -> None:
-    if len(depths) != len(widths) or min(depths, default=0) < 1:
-        raise ValueError(f"depths {depths} and widths {widths} need one number each for every stage, depths at least 1")
+def _check_state(state: object) -> None:
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"a {type(state).__name__} is no state dict: pass model.state_dict()")
+
+
+def _check_sizes(config: "ConvNetConfig | ResNetConfig") -> None:
+    depths, widths = config.depths, config.widths
+    if len(depths) != len(widths) or min((*depths, *widths), default=0) < 1:
+        raise ValueError(f"depths {depths} and widths {widths} need one number each for every stage, all at least 1")
+    if config.in_channels < 1 or getattr(config, "stem_width", 1) < 1 or config.n_classes < 0:
+        raise ValueError(f"in_channels and stem_width must be at least 1, n_classes at least 0: {config}")
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
