@@ -156,7 +156,7 @@ def _score_rows(generator):
     clear = torch.tensor([-0.5, 0.9, 0.1, 0.0])
     cases.append((clear, 1, 0.1))  # nobody violates the margin
     cases.append((clear, 0, 0.1))  # all do
-    cases.append((torch.tensor([0.5, 0.45, 0.3, -0.2, 0.55]), 0, 0.2))  # one above, two within the margin
+    cases.append((torch.tensor([0.5, 0.45, 0.35, -0.2, 0.55]), 0, 0.2))  # one above, two within the margin
     cases.append((torch.tensor([0.75, 0.5, 0.25, 0.5]), 0, 0.25))  # exactly at the margin: nothing to correct
     return cases
 
