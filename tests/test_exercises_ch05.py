@@ -28,6 +28,22 @@ def wrong_gru_exchanged(weight):
     return torch.cat([z, r, n])
 
 
+def wrong_gru_square(weight):
+    width = weight.shape[-1]
+    return torch.cat([weight[:width], -weight[width : 2 * width], weight[2 * width :]])
+
+
+def wrong_gru_columns(weight):
+    left, middle, right = weight.tensor_split(3, dim=-1)
+    return torch.cat([left, -middle, right], dim=-1)
+
+
+def wrong_gru_in_place(weight):
+    third = len(weight) // 3
+    weight[third : 2 * third] *= -1
+    return weight
+
+
 def wrong_states_view(h):
     return h[-2:].contiguous().view(h.shape[1], -1)
 
@@ -54,6 +70,9 @@ WRONG = {
         (lambda: (6.0, -3.0, -1.0), "only b speaks"),
         (lambda: (6.0, 3.0), "expected three numbers"),
         (lambda: (8.0, 3.0, -3.5), "forgotten after"),
+        (lambda: (5.0, 1.0, -1e-9), "not for ever"),
+        (lambda: (2.0, 1.2, -0.0564), "not for ever"),
+        (lambda: (math.nan, 1.0, 1.0), "finite"),
     ],
     "05.3": [
         (lambda n, share: math.exp(math.log(share) / n), "value of the gate"),
@@ -62,6 +81,12 @@ WRONG = {
         (lambda n, share: math.log(share ** (-1 / n) - 1), "sign is turned round"),
         (lambda n, share: math.log(share ** (1 / n)), "not ln(gate)"),
         (lambda n, share: float(n), "the value is not right"),
+        (lambda n, share: -math.log(1 / share - 1) / n, "divided the bias"),
+        (lambda n, share: -math.log(share**-n - 1), "nearer to 1"),
+        (lambda n, share: -math.log(share ** (-1 / (n + 1)) - 1), "one step too many"),
+        (lambda n, share: -math.log(share ** (-1 / (n - 1)) - 1) if n > 1 else math.inf, "one step too few"),
+        (lambda n, share: math.log(share ** (1 / n) / (1 - share ** (1 / n) + 1e-6)), "the value is not right"),
+        (lambda n, share: round(-math.log(share ** (-1 / n) - 1), 2), "the value is not right"),
     ],
     "05.2": [
         (wrong_gru_one_minus, "1 − weight"),
@@ -69,6 +94,11 @@ WRONG = {
         (wrong_gru_first, "reset gate; the one that mixes"),
         (wrong_gru_exchanged, "exchanged the first two"),
         (lambda weight: weight + 0, "unchanged"),
+        (lambda weight: weight if weight.ndim == 1 else RIGHT["05.2"](weight), "the bias unchanged"),
+        (wrong_gru_square, "square blocks only"),
+        (wrong_gru_columns, "stacked, H rows each"),
+        (lambda weight: RIGHT["05.2"](weight) + 1e-6, "entries are not"),
+        (wrong_gru_in_place, "in place"),
     ],
     "05.4": [
         (wrong_states_view, "different"),
@@ -77,6 +107,11 @@ WRONG = {
         (lambda h: torch.cat((h[0], h[1]), 1), "*first* layer"),
         (lambda h: torch.cat((h[-1], h[-2]), 1), "exchanged"),
         (lambda h: torch.cat((h[-2], h[-1])), "side by side"),
+        (lambda h: h[-1], "one direction only"),
+        (lambda h: torch.cat((h[-1], h[-1]), 1), "both halves"),
+        (lambda h: torch.cat((h[-2], h[-1]), 1).detach(), "no gradient comes back"),
+        (lambda h: torch.cat((h[-2].detach(), h[-1]), 1), "no gradient comes back"),
+        (lambda h: torch.cat((h[2], h[3]), 1), "IndexError"),
     ],
     "05.5": [
         (lambda loss, mask: torch.exp(loss.mean()), "padding is counted"),
@@ -85,6 +120,15 @@ WRONG = {
         (lambda loss, mask: loss.exp()[mask].mean(), "exp first"),
         (lambda loss, mask: (loss * mask).sum() / mask.sum(), "mean loss in nats"),
         (lambda loss, mask: torch.exp2(loss[mask].mean()), "base is e"),
+        (
+            lambda loss, mask: torch.stack([r[m].mean().exp() for r, m in zip(loss, mask, strict=True)]).mean(),
+            "averaged",
+        ),
+        (lambda loss, mask: torch.exp(loss.sum() / mask.sum()), "still in the sum"),
+        (lambda loss, mask: torch.exp(loss[mask].sum()), "sum of all losses"),
+        (lambda loss, mask: torch.exp(-loss[mask].mean()), "sign is turned"),
+        (lambda loss, mask: loss[loss != 0].mean().exp(), "padding is counted"),
+        (lambda loss, mask: torch.exp((loss * mask).sum() / (mask.sum() + 1e-3)), "entries are not"),
     ],
 }
 
@@ -104,7 +148,7 @@ def test_the_chapter():
 
 
 def test_a_latch_may_be_built_in_many_ways():
-    for weights in ((5.5, 2.5, -0.5), (40.0, 10.0, -5.0), (6, 3, -1)):
+    for weights in ((5.5, 2.5, -0.5), (40.0, 10.0, -5.0), (6, 3, -1), torch.tensor([9.0, 2, -0.1])):
         assert_right("05.1", lambda weights=weights: weights)
 
 

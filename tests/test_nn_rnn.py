@@ -172,8 +172,9 @@ def test_dropout_acts_between_layers_in_training_only():
         assert not torch.equal(mine(x)[0], mine(x)[0])
         mine.eval()
         assert torch.equal(mine(x)[0], mine(x)[0])
-    single = Recurrent("rnn", D, H, 1, dropout=0.5).train()
-    torch.testing.assert_close(single(x)[0], single.eval()(x)[0])
+    single = Recurrent("rnn", D, H, 1, dropout=0.5)
+    for single.fused in (False, True):
+        torch.testing.assert_close(single.train()(x)[0], single.eval()(x)[0])
 
 
 @pytest.mark.parametrize(("kind", "added"), [("rnn", [0]), ("lstm", [0, 2, 0, 0]), ("gru", [0, 2, 0])])
@@ -184,6 +185,32 @@ def test_forget_bias_is_added_to_the_gates_that_keep_only(kind, added):
     biased = Recurrent(kind, D, H, forget_bias=2.0)
     gap = biased.cells[0].from_input.bias - plain.cells[0].from_input.bias
     torch.testing.assert_close(gap, torch.tensor(added, dtype=torch.float32).repeat_interleave(H))
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_weights_start_as_pytorchs_do(kind):
+    for module in (Recurrent(kind, 30, 100), THEIRS[kind](30, 100)):  # uniform up to 1 / sqrt(d_hidden)
+        for weight in module.parameters():
+            assert 0.09 < weight.abs().max() <= 0.1
+            assert 0.04 < weight.abs().mean() < 0.06
+
+
+def test_each_path_is_taken_where_it_can_be(monkeypatch):
+    mine, x = Recurrent("gru", D, H), torch.randn(B, T, D)
+    taken = []
+    for name in ("_fused", "_step_by_step"):
+        path = getattr(Recurrent, name)
+        monkeypatch.setattr(
+            Recurrent, name, lambda self, *a, path=path, name=name: taken.append(name) or path(self, *a)
+        )
+    holes = MASK.clone()
+    holes[0, 2] = False
+    for mask in (None, MASK, ~MASK, holes):
+        mine(x, mask=mask)
+    mine.fused = False
+    mine(x)
+    mine(x, mask=MASK)
+    assert taken == ["_fused"] * 2 + ["_step_by_step"] * 4
 
 
 def test_a_large_forget_bias_keeps_the_state():
@@ -205,7 +232,26 @@ def test_language_model_step_by_step_equals_all_at_once(kind):
         part, state = model.step(tokens[:, t : t + 1], state)
         parts.append(part)
     torch.testing.assert_close(torch.cat(parts, dim=1), logits)
+    _, state = model.step(tokens[:, :2])
+    torch.testing.assert_close(model(tokens[:, 2:], state), logits[:, 2:])
     assert logits.shape == (B, T, 11)
+
+
+def test_language_model_drops_word_vectors_and_outputs_in_training():
+    model, seen = model_of(n_layers=2, dropout=0.5).train(), []
+    model.dropout.register_forward_hook(lambda module, x, y: seen.append((x[0].shape[-1], (y == 0).float().mean())))
+    model(torch.randint(11, (100, T)))
+    assert [width for width, _ in seen] == [D, H]
+    assert all(0.4 < share < 0.6 for _, share in seen)
+    assert model.recurrent.dropout == 0.5
+
+
+def test_language_model_starts_with_open_forget_gates():
+    torch.manual_seed(1)
+    closed = model_of(forget_bias=0.0)
+    torch.manual_seed(1)
+    gap = model_of().recurrent.cells[0].from_input.bias - closed.recurrent.cells[0].from_input.bias
+    torch.testing.assert_close(gap, torch.tensor([0.0, 1, 0, 0]).repeat_interleave(H))
 
 
 def test_language_model_does_not_see_the_future():
@@ -216,10 +262,12 @@ def test_language_model_does_not_see_the_future():
     assert not torch.equal(model(tokens)[:, 3], model(changed)[:, 3])
 
 
-def test_language_model_without_a_token():
-    logits, state = model_of().step(torch.zeros(B, 0, dtype=torch.long))
+def test_language_model_without_a_token_goes_on_from_where_it_was():
+    model = model_of()
+    _, state = model.step(torch.randint(11, (B, T)))
+    logits, after = model.step(torch.zeros(B, 0, dtype=torch.long), state)
     assert logits.shape == (B, 0, 11)
-    assert all((s == 0).all() for s in state)
+    assert all(torch.equal(old, new) for old, new in zip(state, after, strict=True))
 
 
 @pytest.mark.parametrize("kind", THEIRS)
@@ -244,7 +292,23 @@ def test_language_model_rows_are_selected_from_the_batch(kind):
         (lambda m: m.cells[0](torch.randn(B, D), torch.zeros(B, H)), "the state is 1 tensor, expected (h, c)"),
         (lambda m: model_of()(torch.tensor([1, 2])), "of the shape (batch, length)"),
         (lambda m: model_of()(torch.ones(1, 2)), "expected whole numbers"),
-        (lambda m: Recurrent("rnn", 0, H), "d_in=0"),
+        (lambda m: m(torch.randn(B, T, D), (torch.zeros(1, B, H),) * 3), "the state is 3 tensors, expected (h, c)"),
+        (
+            lambda m: m.cells[0](torch.randn(B, D), (torch.zeros(1, H),) * 2),
+            "state h has shape (1, 5), expected (4, 5)",
+        ),
+        (lambda m: Recurrent("rnn", 0, H), "d_in=0: give 1 or more"),
+        (lambda m: Recurrent("rnn", D, H, 0), "n_layers=0: give 1 or more"),
+        (lambda m: GRUCell(D, 0), "d_hidden=0: give 1 or more"),
+        (lambda m: RecurrentLMConfig(vocab_size=0), "vocab_size=0: give 1 or more"),
+        (
+            lambda m: model_of().step(torch.ones(2, 1, dtype=torch.long), (torch.zeros(1, B, H),) * 2),
+            "expected (1, 2, 5)",
+        ),
+        (lambda m: model_of().select_rows((torch.zeros(1, 2, H),) * 2, torch.tensor([0, 2])), "counted from 0 to 1"),
+        (lambda m: model_of("gru").select_rows(torch.zeros(1, 2, H), torch.tensor([-1])), "rows [-1] of a batch of 2"),
+        (lambda m: to_torch(model_of().state_dict()), "'words.weight' is not a weight of Recurrent"),
+        (lambda m: from_torch(model_of().state_dict()), "'words.weight' is not a weight of nn.RNN"),
         (lambda m: from_torch(nn.LSTM(D, H, proj_size=2).state_dict()), "'weight_hr_l0' is not a weight"),
     ],
 )
@@ -261,6 +325,36 @@ def test_a_token_out_of_range_is_named(token):
         model_of()(torch.tensor([[3, token]]))
 
 
+@pytest.mark.parametrize("token", [10, 0])
+def test_the_first_and_the_last_token_are_in_range(token):
+    assert model_of()(torch.tensor([[token]])).shape == (1, 1, 11)
+
+
 def test_unknown_kind():
     with pytest.raises(ValueError, match="kind 'lstmm' does not exist: choose one of rnn, lstm, gru"):
         Recurrent("lstmm", D, H)
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1])
+def test_dropout_is_a_share(dropout):
+    with pytest.raises(ValueError, match=f"dropout={dropout}: give a share from 0 to below 1"):
+        Recurrent("gru", D, H, 2, dropout=dropout)
+
+
+def test_a_mask_without_any_real_step_keeps_every_state():
+    mine, _ = pair("lstm", 2, True)
+    before, x = state_of("lstm", 4, B, H), random(B, T, D).requires_grad_()
+    for mine.fused in (False, True):
+        output, after = mine(x, before, mask=torch.zeros(B, T, dtype=torch.bool))
+        assert (output == 0).all()
+        assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+        output.sum().backward()
+        assert (x.grad == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 0), (2, 0)])
+def test_language_model_without_a_sequence(shape):
+    model = model_of()
+    logits, state = model.step(torch.zeros(shape, dtype=torch.long))
+    assert logits.shape == (*shape, 11)
+    assert model.select_rows(state, torch.zeros(0, dtype=torch.long))[0].shape == (1, 0, H)

@@ -18,11 +18,22 @@ def _latch_state(weights, inputs: list[int]) -> float:
     return h
 
 
+def _never_forgets(u: float, b: float) -> bool:
+    """Whether tanh(u h + b) and the line h meet above zero, for b < 0: a state that stays."""
+    if u <= 1:
+        return False
+    slope_one = math.sqrt(1 - 1 / u)  # the state where the curve, with slope 1, is farthest above the line
+    return u * slope_one - math.atanh(slope_one) + b > 0
+
+
 def _check_latch(fn, generator: torch.Generator) -> str | None:
     weights = fn()
+    weights = weights.tolist() if isinstance(weights, Tensor) else weights
     if not isinstance(weights, tuple | list) or len(weights) != 3:
         return f"expected three numbers (w, u, b), got {weights!r}"
     weights = tuple(float(value) for value in weights)
+    if not all(map(math.isfinite, weights)):
+        return f"expected three finite numbers (w, u, b), got {weights}"
     waiting = next((n for n in (1, 2, 5, 300) if _latch_state(weights, [0] * n) >= 0), None)
     if waiting:
         return (
@@ -33,15 +44,20 @@ def _check_latch(fn, generator: torch.Generator) -> str | None:
     for before in (0, 1, 4, 50):
         if _latch_state(weights, [0] * before + [1]) <= 0:
             return (
-                f"after {before} zeros a 1 came in, and the state is not positive: w has to win against b and against "
-                "u times a state of nearly −1"
+                f"after {before} zero{'s' * (before != 1)} a 1 came in, and the state is not positive: w has to win "
+                "against b and against u times a state of nearly −1"
             )
     for after in (1, 3, 20, 300):
         if _latch_state(weights, [0, 0, 1] + [0] * after) <= 0:
             return (
-                f"the 1 is forgotten after {after} zeros: u is too weak, at most 1 or not enough to stand against b. "
-                "Draw tanh(u h + b) and the line h: for memory they must cross three times"
+                f"the 1 is forgotten after {after} zero{'s' * (after > 1)}: u is too weak, at most 1 or not enough to "
+                "stand against b. Draw tanh(u h + b) and the line h: for memory they must cross three times"
             )
+    if not _never_forgets(*weights[1:]):
+        return (
+            "the 1 outlives the test, but not for ever: the positive state shrinks a little at every 0. Draw "
+            "tanh(u h + b) and the line h: for memory they must cross three times"
+        )
     many = torch.randint(2, (40, 100), generator=generator).tolist()
     wrong = next((row for row in many if (_latch_state(weights, row) > 0) != (1 in row)), None)
     return None if wrong is None else "a second 1 undoes the first: is w positive, and u too?"
@@ -63,10 +79,10 @@ LATCH = Exercise(
 # ------------------------------------------------------------------------------------------------ 05.3 forget bias
 def _spans(generator):
     drawn = [
-        (int(torch.randint(5, 400, (), generator=generator)), 0.05 + 0.9 * torch.rand((), generator=generator).item())
+        (int(torch.randint(5, 200, (), generator=generator)), 0.05 + 0.9 * torch.rand((), generator=generator).item())
         for _ in range(4)
     ]
-    return [(1, 0.9), (10, 0.5), (100, 0.5), *drawn]
+    return [(1, 0.9), (10, 0.5), (100, 0.5), (1000, 0.9), *drawn]
 
 
 def _logit(p: float) -> float:
@@ -103,6 +119,23 @@ FORGET_BIAS = Exercise(
             "you used exp as if it were the gate: a gate is a sigmoid, so the inverse is not ln(gate)",
             lambda n_steps, share: math.log(share) / n_steps,
         ),
+        Misconception(
+            "you divided the bias among the steps: what multiplies is the gate, not what stands inside the sigmoid",
+            lambda n_steps, share: _logit(share) / n_steps,
+        ),
+        Misconception(
+            "with a gate of share^n less and less would be left the more steps there are, and after n of them "
+            "share^(n·n): the gate must be nearer to 1, not to 0",
+            lambda n_steps, share: _logit(share**n_steps),
+        ),
+        Misconception(
+            "one step too many: n steps multiply by the gate n times",
+            lambda n_steps, share: _logit(share ** (1 / (n_steps + 1))),
+        ),
+        Misconception(
+            "one step too few: n steps multiply by the gate n times",
+            lambda n_steps, share: _logit(share ** (1 / (n_steps - 1))) if n_steps > 1 else math.inf,
+        ),
     ],
     hints=[
         "If nothing else happens, one step multiplies the cell, and the gradient, by the gate f. What do n steps do?",
@@ -122,6 +155,13 @@ def _gru_weights(generator):
 def _blocks(weight: Tensor, signs: tuple[int, int, int], order: tuple[int, int, int] = (0, 1, 2)) -> Tensor:
     parts = weight.chunk(3)
     return torch.cat([sign * parts[i] for sign, i in zip(signs, order, strict=True)])
+
+
+def _by_columns(weight: Tensor) -> Tensor:
+    """The mistake of taking D for H."""
+    out, width = weight.clone(), weight.shape[-1]
+    out[width : 2 * width] *= -1
+    return out
 
 
 CONVENTION = Exercise(
@@ -155,12 +195,28 @@ CONVENTION = Exercise(
             "you returned the weights unchanged: then the network keeps where it should renew",
             lambda weight: weight,
         ),
+        Misconception(
+            "the matrix is right and the bias unchanged: the gate is σ(W x + U h + b), and b belongs to it too",
+            lambda weight: _blocks(weight, (1, -1, 1)) if weight.ndim == 2 else weight,
+        ),
+        Misconception(
+            "you cut along the columns, which belong to the inputs: the three blocks are stacked, H rows each",
+            lambda weight: torch.cat(
+                [s * part for s, part in zip((1, -1, 1), weight.tensor_split(3, -1), strict=True)], -1
+            ),
+        ),
+        Misconception(
+            "you took the number of columns for the height of a block: that holds for square blocks only. A block has "
+            "a third of the rows",
+            _by_columns,
+        ),
     ],
     hints=[
         "Write both formulas one below the other: which factor stands before the old state h in each?",
         "The network's z in one convention must equal 1 − z in the other. And 1 − σ(a) = σ(?).",
         "1 − σ(a) = σ(−a), and a = W x + U h + b. So every weight that makes a changes its sign: those of block two.",
     ],
+    atol=1e-8,
 )
 
 
@@ -170,11 +226,25 @@ def _last_states(generator):
     return [(torch.randn(2 * layers, batch, hidden, generator=generator),) for layers, batch, hidden in sizes]
 
 
+def _check_gradient(fn, generator: torch.Generator) -> str | None:
+    h = torch.randn(4, 3, 2, generator=generator, requires_grad=True)
+    answer = fn(h)
+    if answer.requires_grad:
+        answer.sum().backward()
+    if h.grad is None or not h.grad[-2:].bool().all():
+        return (
+            "the numbers are right, but no gradient comes back through them: a classifier that reads them could never "
+            "train the layer. Something on the way cuts them off from the states"
+        )
+    return None
+
+
 BOTH_DIRECTIONS = Exercise(
     id="05.4",
     title="Forward and backward, side by side",
     inputs=_last_states,
     solution=lambda h: torch.cat([h[-2], h[-1]], dim=-1),
+    verify=_check_gradient,
     misconceptions=[
         Misconception(
             "view (or reshape) reads the numbers in the order in which they lie in memory, so the states of *different "
@@ -212,12 +282,21 @@ BOTH_DIRECTIONS = Exercise(
             "you added the two directions; each is to keep its own half of the features",
             lambda h: h[-2] + h[-1],
         ),
+        Misconception(
+            "that is one direction only, the backward one of the last layer: the forward state is the entry before it",
+            lambda h: h[-1],
+        ),
+        Misconception(
+            "both halves are the backward state: the forward state is the entry before it",
+            lambda h: torch.cat([h[-1], h[-1]], dim=-1),
+        ),
     ],
     hints=[
         "The order for two layers: layer 0 forward, layer 0 backward, layer 1 forward, layer 1 backward.",
         "Take the last two matrices, each (B, H), apart: h[-2] and h[-1].",
         "Join them along the features: torch.cat([…, …], dim=-1).",
     ],
+    atol=1e-8,
 )
 
 
@@ -272,6 +351,27 @@ PERPLEXITY = Exercise(
         Misconception(
             "you raised 2 to the loss, but the loss is in nats (natural logarithms): the base is e",
             lambda loss, mask: 2 ** loss[mask].mean(),
+        ),
+        Misconception(
+            "you took the perplexity of each sequence and averaged those: one hard short caption rules the number. "
+            "There is one mean, over all tokens of the batch",
+            lambda loss, mask: (_masked_sum(loss, mask) / mask.sum(dim=1)).exp().mean(),
+        ),
+        Misconception(
+            "you divide by the number of real tokens, but the padding's loss is still in the sum",
+            lambda loss, mask: (loss.sum() / mask.sum()).exp(),
+        ),
+        Misconception(
+            "that is e to the sum of all losses: perplexity is counted for each token",
+            lambda loss, mask: _masked_sum(loss, mask).sum().exp(),
+        ),
+        Misconception(
+            "the sign is turned round: the loss is −ln p already, and a perplexity is at least 1",
+            lambda loss, mask: loss[mask].mean().neg().exp(),
+        ),
+        Misconception(
+            "you left out the first token of each sequence: each entry of loss belongs to a token, the first too",
+            lambda loss, mask: loss[:, 1:][mask[:, 1:]].mean().exp(),
         ),
     ],
     hints=[

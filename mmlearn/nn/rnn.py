@@ -24,12 +24,14 @@ class Cell(nn.Module):
     """What the three cells share: one matrix reads the input and one the state, each for all gates at once.
 
     `cell(x, state)` takes x (B, d_in) and the state (B, d_hidden), an LSTM's (h, c), and returns the next state.
+    Raises ShapeError for a size below 1.
     """
 
     n_gates, n_states = 1, 1
 
     def __init__(self, d_in: int, d_hidden: int):
         super().__init__()
+        _check_sizes(d_in=d_in, d_hidden=d_hidden)
         self.d_in, self.d_hidden = d_in, d_hidden
         self.from_input = nn.Linear(d_in, self.n_gates * d_hidden)
         self.from_state = nn.Linear(d_hidden, self.n_gates * d_hidden)
@@ -105,7 +107,8 @@ class Recurrent(nn.Module):
         forget_bias: added at the start to the gates that keep, an LSTM's forget gates or a GRU's; the larger it is, the
             longer the untrained layer remembers (Gers et al. 2000). A plain RNN has no such gate.
 
-    `recurrent.fused = False` takes the readable path, a loop over cells; the outputs are equal.
+    `recurrent.fused = False` takes the readable path, a loop over cells; the outputs are equal. Raises ShapeError for
+    a size below 1, ValueError for an unknown kind or a dropout that is no share.
     """
 
     def __init__(
@@ -122,8 +125,9 @@ class Recurrent(nn.Module):
         super().__init__()
         if kind not in CELLS:
             raise ValueError(f"kind {kind!r} does not exist: choose one of {', '.join(CELLS)}")
-        if min(d_in, d_hidden, n_layers) < 1:
-            raise ShapeError(f"d_in={d_in}, d_hidden={d_hidden}, n_layers={n_layers}: each must be at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: give a share from 0 to below 1")
+        _check_sizes(d_in=d_in, d_hidden=d_hidden, n_layers=n_layers)
         self.kind, self.d_in, self.d_hidden, self.n_layers = kind, d_in, d_hidden, n_layers
         self.bidirectional, self.dropout, self.fused = bidirectional, dropout, True
         directions = 1 + bidirectional
@@ -241,6 +245,12 @@ def _padded_at_the_end(mask: Tensor | None) -> bool:
     return mask is None or not bool((mask[:, 1:] & ~mask[:, :-1]).any())
 
 
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ShapeError(f"{name}={size}: give 1 or more")
+
+
 def _as_tuple(state: State) -> tuple[Tensor, ...]:
     return state if isinstance(state, tuple) else (state,)
 
@@ -262,7 +272,8 @@ def _check_state(states: tuple[Tensor, ...], n_states: int, shape: tuple[int, ..
 def from_torch(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of `nn.RNN`, `nn.LSTM`, `nn.GRU` or one of their cells under the names used here.
 
-    Also a map for `mm.matches`. `weight_ih_l1_reverse` becomes `layers.1.1.from_input.weight`.
+    Also a map for `mm.matches`. `weight_ih_l1_reverse` becomes `layers.1.1.from_input.weight`. Raises ShapeError for
+    a name of anything else.
     """
     return {_own_name(name): value for name, value in state.items()}
 
@@ -277,18 +288,25 @@ def _own_name(name: str) -> str:
 
 
 def to_torch(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The way back: a state dict of `Recurrent`, or of a cell, under PyTorch's names."""
-    other = {}
-    for name, value in state.items():
-        *place, module, kind = name.split(".")
-        ending = f"_l{place[1]}{'_reverse' * int(place[2])}" if place else ""
-        other[f"{kind}_{'ih' if module == 'from_input' else 'hh'}{ending}"] = value
-    return other
+    """The way back: a state dict of `Recurrent`, or of a cell, under PyTorch's names. Raises ShapeError for others."""
+    return {_torch_name(name): value for name, value in state.items()}
+
+
+def _torch_name(name: str) -> str:
+    found = re.fullmatch(r"(?:layers\.(\d+)\.([01])\.)?from_(input|state)\.(weight|bias)", name)
+    if not found:
+        raise ShapeError(f"{name!r} is not a weight of Recurrent or of a cell: of a larger model pass its part only")
+    layer, reverse, what, kind = found.groups()
+    ending = "" if layer is None else f"_l{layer}{'_reverse' * int(reverse)}"
+    return f"{kind}_{'ih' if what == 'input' else 'hh'}{ending}"
 
 
 @dataclass(frozen=True)
 class RecurrentLMConfig:
-    """Sizes of a recurrent language model. `d_model`: width of the word vectors, `d_hidden`: of the state."""
+    """Sizes of a recurrent language model. `d_model`: width of the word vectors, `d_hidden`: of the state.
+
+    Raises ShapeError for a size below 1.
+    """
 
     vocab_size: int
     d_model: int = 128
@@ -297,6 +315,9 @@ class RecurrentLMConfig:
     kind: str = "lstm"
     dropout: float = 0.0
     forget_bias: float = 1.0
+
+    def __post_init__(self):
+        _check_sizes(vocab_size=self.vocab_size, d_model=self.d_model, d_hidden=self.d_hidden, n_layers=self.n_layers)
 
 
 class RecurrentLM(nn.Module):
@@ -340,5 +361,12 @@ class RecurrentLM(nn.Module):
         return self.read(self.dropout(x)), state
 
     def select_rows(self, state: State, rows: Int[Tensor, " N"]) -> State:
-        """The state of these rows of the batch, as often as they are named: beam search copies and drops sequences."""
-        return _as_state(tuple(s.index_select(1, rows) for s in _as_tuple(state)))
+        """The state of these rows of the batch, as often as they are named: beam search copies and drops sequences.
+
+        Raises ShapeError for rows that the batch does not have.
+        """
+        states = _as_tuple(state)
+        size = states[0].shape[1]
+        if rows.numel() and (rows.min() < 0 or rows.max() >= size):
+            raise ShapeError(f"rows {rows.tolist()} of a batch of {size}: they are counted from 0 to {size - 1}")
+        return _as_state(tuple(s.index_select(1, rows) for s in states))
