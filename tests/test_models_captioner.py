@@ -56,7 +56,7 @@ def show_and_tell_by_hand(model, image, row):
     logits = []
     for token in row:
         h, c = cell(model.words.weight[token][None], (h, c))
-        logits.append(model.read(model.show(h))[0])
+        logits.append(model.read(h)[0])
     return torch.stack(logits)
 
 

@@ -45,8 +45,9 @@ class CaptionerConfig:
 class Captioner(nn.Module):
     """What both models share: words, the way in for pictures, and decoding one word or a whole caption at a time.
 
-    A model adds `begin(grid) -> state` and `read_words(tokens, state) -> (x (B, T, d_model), state, weights)`; the
-    logits are `read(x)`. `mm.nn.generate(model, starts, state=model.start(images))` writes captions in every strategy.
+    A model adds `read`, the last linear layer, `begin(grid) -> state`, and `read_words(tokens, state) -> (x, state,
+    weights)`; the logits are `read(x)`. `mm.nn.generate(model, starts, state=model.start(images))` writes captions in
+    every strategy.
 
     Args:
         encoder: offers `d_model` and `grid(images) -> (B, d_model, P, Q)`, say `image_encoder("convnet")`.
@@ -63,14 +64,13 @@ class Captioner(nn.Module):
         if words is not None:
             self._take(words)
         self.dropout = nn.Dropout(config.dropout)
-        self.read = nn.Linear(config.d_model, config.vocab_size)
 
     def begin(self, grid: Float[Tensor, "B D P Q"]) -> State:
         """The state before the first word, from the encoder's grid."""
         raise NotImplementedError
 
     def read_words(self, tokens: Int[Tensor, "B T"], state: State) -> tuple[Tensor, State, Tensor | None]:
-        """What is read after each token (B, T, d_model), the state after the last, and where was looked (B, T, S)."""
+        """What `read` gets after each token (B, T, R), the state after the last, and where was looked (B, T, S)."""
         raise NotImplementedError
 
     def start(self, images: Float[Tensor, "B 3 H W"]) -> State:
@@ -100,7 +100,7 @@ class Captioner(nn.Module):
         return (logits, weights) if return_weights else logits
 
     def hidden(self, images: Float[Tensor, "B 3 H W"], tokens: Int[Tensor, "B *N T"]) -> tuple[Tensor, Tensor | None]:
-        """`forward` before the last linear layer: x (B, [N,] T, d_model), of which a loss may read real words only."""
+        """`forward` before the last linear layer: x (B, [N,] T, R), of which a loss may read real words only."""
         state = self.start(images)
         captions = tokens.flatten(0, -2)
         if len(tokens) != len(images):
@@ -145,7 +145,7 @@ class ShowAndTell(Captioner):
         super().__init__(config, encoder, words)
         self.see = nn.Linear(encoder.d_model, config.d_model)
         self.recurrent = Recurrent(config.kind, config.d_model, config.d_hidden, forget_bias=config.forget_bias)
-        self.show = nn.Linear(config.d_hidden, config.d_model)
+        self.read = nn.Linear(config.d_hidden, config.vocab_size)
 
     def begin(self, grid: Float[Tensor, "B D P Q"]) -> State:
         picture = self.see(grid.mean(dim=(2, 3)))
@@ -153,7 +153,7 @@ class ShowAndTell(Captioner):
 
     def read_words(self, tokens: Int[Tensor, "B T"], state: State) -> tuple[Tensor, State, None]:
         x, state = self.recurrent(self.dropout(self.words(tokens)), _unnamed(state))
-        return self.show(x), _named(state), None
+        return x, _named(state), None
 
 
 def _named(state) -> State:
@@ -185,6 +185,7 @@ class ShowAttendTell(Captioner):
         self.score = nn.Linear(config.d_attention, 1, bias=False)
         self.gate = nn.Linear(config.d_hidden, 1) if config.gate else None
         self.show = nn.Linear(config.d_hidden + d_place, config.d_model)
+        self.read = nn.Linear(config.d_model, config.vocab_size)
 
     def begin(self, grid: Float[Tensor, "B D P Q"]) -> State:
         places = grid.flatten(2).transpose(1, 2).contiguous()  # (B, S, D)
