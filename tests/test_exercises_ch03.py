@@ -7,7 +7,7 @@ import torch
 
 from mmlearn.exercises.ch03 import COUNT
 from mmlearn.nn import CausalLM, TransformerConfig, nucleus_filter
-from tests.exercise_cases import assert_chapter
+from tests.exercise_cases import assert_chapter, assert_right
 
 
 def turned(v, angle):
@@ -42,6 +42,14 @@ def wrong_distance_cosine(q, k, distance, rate):
     return (q[0] * k[0] + q[1] * k[1]) * math.cos(distance * rate)
 
 
+def wrong_distance_without_sign(q, k, distance, rate):
+    return score(turned(q, abs(distance * rate)), complex(*k))
+
+
+def wrong_distance_not_conjugated(q, k, distance, rate):
+    return (turned(q, distance * rate) * complex(*k)).real
+
+
 def layer(d, ff):
     return 4 * (d * d + d) + (d * ff + ff) + (ff * d + d) + 4 * d
 
@@ -68,6 +76,66 @@ def wrong_count_last_norm(d, n, layers, ff, vocab, longest):
 
 def wrong_count_out(d, n, layers, ff, vocab, longest):
     return layers * (layer(d, ff) - d * d - d) + (vocab + longest + 2) * d
+
+
+def wrong_count_heads_but_not_biases(d, n, layers, ff, vocab, longest):
+    return layers * (layer(d, ff) + 4 * (n - 1) * d * d) + (vocab + longest + 2) * d
+
+
+def wrong_count_attention_biases(d, n, layers, ff, vocab, longest):
+    return layers * (layer(d, ff) - 4 * d) + (vocab + longest + 2) * d
+
+
+def wrong_count_feed_forward_biases(d, n, layers, ff, vocab, longest):
+    return layers * (layer(d, ff) - ff - d) + (vocab + longest + 2) * d
+
+
+def wrong_count_half_norms(d, n, layers, ff, vocab, longest):
+    return layers * (layer(d, ff) - 2 * d) + (vocab + longest + 1) * d
+
+
+def wrong_count_four_times(d, n, layers, ff, vocab, longest):
+    return layers * layer(d, 4 * d) + (vocab + longest + 2) * d
+
+
+def wrong_count_table(d, n, layers, ff, vocab, longest):
+    return layers * layer(d, ff) + (vocab + 2) * d
+
+
+def wrong_count_one_layer(d, n, layers, ff, vocab, longest):
+    return layer(d, ff) + (vocab + longest + 2) * d
+
+
+def wrong_count_as_a_float(d, n, layers, ff, vocab, longest):
+    return layers * layer(d, ff) + (vocab + longest + 4 / 2) * d
+
+
+def wrong_nucleus_strictly_below(probabilities, p):
+    ordered, order = probabilities.sort(descending=True)
+    kept = order[ordered.cumsum(0) < p]
+    out = torch.zeros_like(probabilities)
+    out[kept] = probabilities[kept]
+    return out / out.sum()
+
+
+def wrong_nucleus_one_more(probabilities, p):
+    out, total = torch.zeros_like(probabilities), 0.0
+    for i in probabilities.argsort(descending=True):
+        if total > p:
+            break
+        out[i] = probabilities[i]
+        total += probabilities[i].item()
+    return out / out.sum()
+
+
+def wrong_nucleus_epsilon(probabilities, p):
+    return right_nucleus(probabilities, p - 1e-3)
+
+
+def wrong_nucleus_all_that_tie(probabilities, p):
+    level = probabilities[right_nucleus(probabilities, p) > 0].min()
+    kept = torch.where(probabilities >= level, probabilities, 0)
+    return kept / kept.sum()
 
 
 def wrong_nucleus_without_crossing(probabilities, p):
@@ -121,6 +189,15 @@ def wrong_positions_shift(mask):
     return (torch.arange(mask.shape[1])[None] - hidden[:, None]).clamp(min=0)
 
 
+def wrong_positions_counting_on(mask):
+    first = mask.float().argmax(1)[:, None]
+    return (torch.arange(mask.shape[1])[None] - first).clamp(min=0)
+
+
+def wrong_positions_one_in_padding(mask):
+    return torch.where(mask, mask.cumsum(1) - 1, 1)
+
+
 WRONG = {
     "03.1": [
         (wrong_distance_backwards, "the wrong way"),
@@ -129,6 +206,8 @@ WRONG = {
         (wrong_distance_without_rate, "the angle is distance"),
         (wrong_distance_degrees, "in degrees"),
         (wrong_distance_cosine, "only half of it"),
+        (wrong_distance_without_sign, "without its sign"),
+        (wrong_distance_not_conjugated, "adds their angles"),
     ],
     "03.2": [
         (wrong_count_heads, "once for every head"),
@@ -137,6 +216,14 @@ WRONG = {
         (wrong_count_norms, "normalisations are missing"),
         (wrong_count_last_norm, "one more, after the last layer"),
         (wrong_count_out, "not three"),
+        (wrong_count_heads_but_not_biases, "once for every head"),
+        (wrong_count_attention_biases, "attention has biases too"),
+        (wrong_count_feed_forward_biases, "feed-forward network has biases too"),
+        (wrong_count_half_norms, "a scale and a shift"),
+        (wrong_count_four_times, "only the custom"),
+        (wrong_count_table, "table of positions"),
+        (wrong_count_one_layer, "n_layers of them"),
+        (wrong_count_as_a_float, "whole number"),
     ],
     "03.4": [
         (wrong_nucleus_without_crossing, "crosses p"),
@@ -144,6 +231,10 @@ WRONG = {
         (wrong_nucleus_order, "sort by probability first"),
         (wrong_nucleus_sorted, "in sorted order"),
         (wrong_nucleus_level, "a fixed level"),
+        (wrong_nucleus_strictly_below, "crosses p"),
+        (wrong_nucleus_one_more, "meets p exactly"),
+        (wrong_nucleus_epsilon, "entries are not"),
+        (wrong_nucleus_all_that_tie, "the set is the smallest"),
     ],
     "03.3": [
         (wrong_positions_arange, "you counted the padding"),
@@ -151,6 +242,8 @@ WRONG = {
         (wrong_positions_minus_one, "gets −1"),
         (wrong_positions_zero_on_the_right, "on the right as well"),
         (wrong_positions_shift, "where they are"),
+        (wrong_positions_counting_on, "there is no first one"),
+        (wrong_positions_one_in_padding, "padding gets 1"),
     ],
 }
 
@@ -186,6 +279,14 @@ RIGHT = {"03.1": right_distance, "03.2": right_count, "03.4": right_nucleus, "03
 
 def test_wrong_answers_are_told_why_and_right_ones_pass():
     assert_chapter("03", WRONG, RIGHT)
+
+
+def test_which_of_two_equals_stays_is_free():
+    def last_of_equals(probabilities, p):
+        return right_nucleus(probabilities.flip(0), p).flip(0)
+
+    assert_right("03.4", last_of_equals)
+    assert_right("03.4", lambda probabilities, p: nucleus_filter(probabilities.log()[None], p)[0].softmax(0))
 
 
 def test_the_count_is_that_of_the_model():

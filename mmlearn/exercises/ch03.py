@@ -57,6 +57,15 @@ DISTANCE = Exercise(
             "q · k times the cosine of the angle is only half of it: the sine part mixes the two features",
             lambda q, k, distance, rate: _dot(q, k) * math.cos(distance * rate),
         ),
+        Misconception(
+            "you took the distance without its sign: where the key is ahead of the query, the angle is negative",
+            lambda q, k, distance, rate: _dot(_turn(q, abs(distance) * rate), k),
+        ),
+        Misconception(
+            "you multiplied two complex numbers as they are, which adds their angles: a dot product needs the "
+            "difference of the angles, so mirror one of the two first",
+            lambda q, k, distance, rate: _dot(_turn(q, distance * rate), (k[0], -k[1])),
+        ),
     ],
     hints=[
         "Both were turned: q by i · rate, k by j · rate. A dot product does not change when both vectors are turned "
@@ -78,9 +87,32 @@ def _shapes(generator):
     ]
 
 
-def _count(d, n, layers, ff, vocab, longest, *, biases=1, norms=2, final=1, attention=4, unembed=0, positions=1):
-    layer = attention * (d * d + biases * d) + 2 * d * ff + biases * (ff + d) + norms * 2 * d
-    return layers * layer + vocab * d * (1 + unembed) + positions * longest * d + final * 2 * d
+def _count(
+    d,
+    n,
+    layers,
+    ff,
+    vocab,
+    longest,
+    *,
+    attention=4,
+    heads=1,
+    attention_bias=1,
+    ff_bias=1,
+    norms=4,
+    final=2,
+    tied=1,
+    table=1,
+):
+    layer = attention * (heads * d * d + attention_bias * d) + 2 * d * ff + ff_bias * (ff + d) + norms * d
+    return layers * layer + (2 - tied) * vocab * d + table * longest * d + final * d
+
+
+def _whole(fn, generator) -> str | None:
+    count = fn(*_shapes(generator)[0])
+    if type(count) is float:
+        return "the number is right, but a count is a whole number: yours is a float, and loses digits in large models"
+    return None
 
 
 COUNT = Exercise(
@@ -88,22 +120,47 @@ COUNT = Exercise(
     title="How many weights?",
     inputs=_shapes,
     solution=_count,
+    verify=_whole,
     misconceptions=[
         Misconception(
             "you counted the projections once for every head: heads are slices of the same matrices and cost nothing",
             lambda d, n, *rest: _count(d, n, *rest, attention=4 * n),
         ),
         Misconception(
+            "you counted the projections once for every head: heads are slices of the same matrices and cost nothing",
+            lambda d, n, *rest: _count(d, n, *rest, heads=n),
+        ),
+        Misconception(
             "you counted the matrix of the predictions as well: it is tied, the same numbers as the token vectors",
-            lambda *sizes: _count(*sizes, unembed=1),
+            lambda *sizes: _count(*sizes, tied=0),
         ),
         Misconception(
             "the biases are missing: every linear layer has one number for each of its outputs",
-            lambda *sizes: _count(*sizes, biases=0),
+            lambda *sizes: _count(*sizes, attention_bias=0, ff_bias=0),
+        ),
+        Misconception(
+            "attention has biases too, one number for each output of its matrices",
+            lambda *sizes: _count(*sizes, attention_bias=0),
+        ),
+        Misconception(
+            "the feed-forward network has biases too, one number for each output of both its matrices",
+            lambda *sizes: _count(*sizes, ff_bias=0),
         ),
         Misconception(
             "the normalisations are missing: each has a weight and a bias for every feature",
             lambda *sizes: _count(*sizes, norms=0, final=0),
+        ),
+        Misconception(
+            "the normalisations inside the layers are missing: one for each sublayer",
+            lambda *sizes: _count(*sizes, norms=0),
+        ),
+        Misconception(
+            "you counted one normalisation in a layer: each of the two sublayers has its own",
+            lambda *sizes: _count(*sizes, norms=2),
+        ),
+        Misconception(
+            "a normalisation has two numbers for every feature, a scale and a shift: you counted one",
+            lambda *sizes: _count(*sizes, norms=2, final=1),
         ),
         Misconception(
             "one normalisation is missing: pre-norm ends with one more, after the last layer",
@@ -115,7 +172,11 @@ COUNT = Exercise(
         ),
         Misconception(
             "the table of positions is missing: learned positions are max_len vectors",
-            lambda *sizes: _count(*sizes, positions=0),
+            lambda *sizes: _count(*sizes, table=0),
+        ),
+        Misconception(
+            "the width inside the feed-forward network is d_ff: four times d_model is only the custom",
+            lambda d, n, layers, ff, *rest: _count(d, n, layers, 4 * d, *rest),
         ),
         Misconception(
             "you counted one layer: there are n_layers of them",
@@ -138,18 +199,40 @@ def _distributions(generator):
         (torch.tensor([0.5, 0.3, 0.15, 0.05]), p) for p in (0.4, 0.6, 0.85, 0.97)
     ]  # sorted ones first: simple to look at
     cases += [(torch.tensor([0.1, 0.6, 0.05, 0.25]), p) for p in (0.5, 0.7)]
+    cases += [(torch.tensor([0.0625, 0.5, 0.1875, 0.25]), p) for p in (0.5, 0.75, 1.0)]  # sums that meet p exactly
+    cases += [(torch.tensor([0.15, 0.5, 0.1, 0.25]), 0.7505)]  # two tokens miss it by very little
     for n, p in ((6, 0.9), (20, 0.5), (50, 0.95)):
         cases.append((torch.randn(n, generator=generator).mul(2).softmax(dim=0), p))
     return cases
 
 
-def _nucleus(probabilities: Tensor, p: float, *, crossing=True, renormalise=True) -> Tensor:
+def _nucleus(probabilities: Tensor, p: float, *, keeps=lambda before, total, p: before < p, renormalise=True) -> Tensor:
     ordered, order = probabilities.sort(descending=True)
     total = ordered.cumsum(dim=0)
-    keep = total - ordered < p if crossing else total <= p
+    keep = keeps(total - ordered, total, p)
     out = torch.zeros_like(probabilities)
     out[order[keep]] = ordered[keep]
     return out / out.sum() if renormalise else out
+
+
+def _up_to(before: Tensor, total: Tensor, p: float) -> Tensor:
+    return total <= p
+
+
+def _ties(fn, generator) -> str | None:
+    """Equal probabilities at the edge: which of them stays is free, how many is not."""
+    for values, p in (([0.25] * 4, 0.5), ([0.125, 0.5, 0.125, 0.25], 0.875)):
+        probabilities = torch.tensor(values)
+        out = fn(probabilities.clone(), p)
+        kept, right = out > 0, _nucleus(probabilities, p)
+        if not torch.allclose(out.sort().values, right.sort().values) or not torch.allclose(
+            out, probabilities * kept / probabilities[kept].sum()
+        ):
+            return (
+                "among equally probable tokens at the edge only as many may stay as are needed to reach p: the set is "
+                f"the smallest\ninput 1: {values}\ninput 2: {p}\nyour answer: {[round(x, 3) for x in out.tolist()]}"
+            )
+    return None
 
 
 def _unsorted(probabilities: Tensor, p: float) -> Tensor:
@@ -171,14 +254,23 @@ NUCLEUS = Exercise(
     title="The nucleus",
     inputs=_distributions,
     solution=_nucleus,
+    verify=_ties,
     misconceptions=[
         Misconception(
             "you dropped the token that crosses p: without it the set does not reach p. It must stay",
-            lambda probabilities, p: _nucleus(probabilities, p, crossing=False),
+            lambda probabilities, p: _nucleus(probabilities, p, keeps=_up_to),
         ),
         Misconception(
             "you dropped the token that crosses p: without it the set does not reach p. It must stay",
-            lambda probabilities, p: _nucleus(probabilities, p, crossing=False, renormalise=False),
+            lambda probabilities, p: _nucleus(probabilities, p, keeps=_up_to, renormalise=False),
+        ),
+        Misconception(
+            "you dropped the token that crosses p: without it the set does not reach p. It must stay",
+            lambda probabilities, p: _nucleus(probabilities, p, keeps=lambda before, total, p: total < p),
+        ),
+        Misconception(
+            "where a sum meets p exactly, the set is large enough: you kept one token more",
+            lambda probabilities, p: _nucleus(probabilities, p, keeps=lambda before, total, p: before <= p),
         ),
         Misconception(
             "the right tokens stay, but their probabilities do not add up to 1: divide by their sum",
@@ -239,13 +331,23 @@ PADDED = Exercise(
         ),
         Misconception(
             "you set padded places to 0 on the right as well: only those before the first word are to be 0, the "
-            "others go on as the last word did",
+            "others repeat the last word's position",
             lambda mask: (mask.long().cumsum(dim=1) - 1) * mask,
         ),
         Misconception(
             "you shifted every sentence by its number of padded places without looking where they are: "
             "on the right they change nothing",
             lambda mask: (torch.arange(mask.shape[1]) - (~mask).sum(dim=1, keepdim=True)).clamp(min=0),
+        ),
+        Misconception(
+            "you counted on from the first real word: padding after the last word does not count, and in a row "
+            "without a word there is no first one (argmax says 0 all the same)",
+            lambda mask: (torch.arange(mask.shape[1]) - mask.int().argmax(dim=1, keepdim=True)).clamp(min=0),
+        ),
+        Misconception(
+            "padding gets 1 here: transformers does that, and nobody reads it, but what is asked is 0 before the "
+            "first word and the last word's position after the last",
+            lambda mask: (mask.long().cumsum(dim=1) - 1).masked_fill(~mask, 1),
         ),
     ],
     hints=[
