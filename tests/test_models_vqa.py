@@ -107,8 +107,14 @@ def test_reader_equals_torch(reader, bag):
     state = theirs(packed)[1]
     wanted = (state[0] if reader == "lstm" else state)[-1]
     if bag:
-        means = torch.stack([row[keep].mean(0) for row, keep in zip(words, mask, strict=True)])
-        wanted = wanted + means @ mine.bag.weight.T + mine.bag.bias
+        rows = []
+        for row, keep in zip(words, mask, strict=True):
+            n, total = int(keep.sum()), torch.zeros(8)
+            for j in range(n):
+                t = j / (n - 1)
+                total = total + row[j] * torch.tensor([2 * ((1 - t) * (1 - k / 7) + t * k / 7) for k in range(8)])
+            rows.append(total / n)
+        wanted = wanted + torch.stack(rows) @ mine.bag.weight.T + mine.bag.bias
     torch.testing.assert_close(mine(tokens, mask), wanted)
     direction = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(3))
     grads = [torch.autograd.grad((out * direction).sum(), mine.words.weight)[0] for out in (mine(tokens, mask), wanted)]
@@ -165,17 +171,17 @@ def test_product_by_hand():
 
 
 @pytest.mark.parametrize("n_hops", [1, 2, 3])
-@pytest.mark.parametrize("places", [False, True])
-def test_stacked_attention_by_hand(n_hops, places):
+@pytest.mark.parametrize(("places", "product"), [(False, False), (True, False), (True, True)])
+def test_stacked_attention_by_hand(n_hops, places, product):
     """Equations 1 and 15 to 20 of Yang et al., place by place."""
-    config = vqa.VQAConfig(30, 7, 8, 16, 16, 6, n_hops=n_hops, places=places, d_hidden=0)
+    config = vqa.VQAConfig(30, 7, 8, 16, 16, 6, n_hops=n_hops, places=places, product=product, d_hidden=0)
     model, (images, tokens, mask) = make(vqa.StackedAttention, config), batch(2)
 
     def by_hand(images):
         grid, rows, kept = model.pictures.grid(images), [], []
         height, width = grid.shape[2:]
         for b in range(len(images)):
-            u = model.question(tokens[b : b + 1], mask[b : b + 1])[0]
+            q = u = model.question(tokens[b : b + 1], mask[b : b + 1])[0]
             for values, hop in zip(model.values, model.hops, strict=True):
                 seen, scores = [], []
                 for i in range(height):
@@ -193,6 +199,8 @@ def test_stacked_attention_by_hand(n_hops, places):
                 p = p / p.sum()
                 u = u + sum(weight * v for weight, v in zip(p, seen, strict=True))
                 kept.append(p.view(height, width))
+            if product:
+                u = u * torch.tanh(model.from_question.weight @ q + model.from_question.bias)
             rows.append(model.head[-1].weight @ u + model.head[-1].bias)
         return torch.stack(rows), torch.stack(kept).view(len(images), n_hops, height, width)
 
@@ -232,20 +240,30 @@ def test_maps_have_the_grid_s_shape_and_sum_to_one():
     torch.testing.assert_close(many[:, 1], maps)
 
 
-class Fixed(nn.Module):
-    """An encoder whose grid is the picture itself."""
+def test_stored_grids_give_the_same_scores():
+    images, tokens, mask = batch()
+    for kind in (vqa.ProductVQA, vqa.StackedAttention, vqa.PictureOnly):
+        model = make(kind)
+        wanted, grids = model(images, tokens, mask), model.pictures.grid(images)
+        model.pictures = vqa.StoredGrid(model.pictures.d_model)
+        torch.testing.assert_close(model(grids, tokens, mask), wanted)
 
-    d_model = 3
 
-    def grid(self, images):
-        return images
+def test_word_weights_tell_first_from_last():
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    weights = vqa.word_weights(mask, 5)
+    torch.testing.assert_close(weights[0, :, 0] * 3, torch.tensor([2.0, 1, 0, 0]))
+    torch.testing.assert_close(weights[0, :, 4] * 3, torch.tensor([0.0, 1, 2, 0]))
+    torch.testing.assert_close(weights[0, :3].mean(0) * 3, torch.ones(5))  # each feature hears as much in all
+    assert weights[1, 1:].abs().sum() == 0
+    assert weights.isfinite().all()
 
 
 @pytest.mark.parametrize("places", [False, True])
 def test_permuting_the_places_permutes_the_map_where_places_do_not_count(places):
     config = vqa.VQAConfig(30, 7, 8, 16, 16, 6, places=places)
     torch.manual_seed(0)
-    model = vqa.StackedAttention(config, Fixed()).eval()
+    model = vqa.StackedAttention(config, vqa.StoredGrid(3)).eval()
     _, tokens, mask = batch()
     images, order = torch.randn(3, 3, 4, 5), torch.randperm(20)
     mixed = images.flatten(2)[..., order].view_as(images)
@@ -296,7 +314,7 @@ def test_soft_targets_are_the_official_accuracy_of_each_answer():
     vocabulary = vqa.AnswerVocabulary(["yes", "no", "cat", "dog", "2"])
     targets = vocabulary.soft_targets(given)
     for number, answer in enumerate(vocabulary.answers):
-        torch.testing.assert_close(targets[:, number], soft_scores([answer] * 3, given))
+        torch.testing.assert_close(targets[:, number], soft_scores([answer] * 3, given).float())
     assert targets[0].tolist() == pytest.approx([1, 0.6, 0, 0, 0])
 
 

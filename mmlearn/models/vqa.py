@@ -163,8 +163,9 @@ class VQAConfig:
 
     d_word: of a word's vector. d_question: of the question's. d_model: of the space in which picture and question
     meet. d_attention: inside an attention layer. d_hidden: of the layer before the scores; 0 leaves it out.
+    reader: "lstm" or "gru". bag: add the words' vectors, weighted by their position, to the reader's last state.
     n_hops: attention layers one after the other, "looks". places: tell the picture's features where they stand.
-    reader: "lstm" or "gru". bag: add the mean of the words' vectors to the reader's last state.
+    product: multiply what the looks have found with the question once more before the scores.
     """
 
     vocab_size: int
@@ -174,18 +175,19 @@ class VQAConfig:
     d_model: int = 128
     d_attention: int = 64
     d_hidden: int = 256
-    n_hops: int = 2
-    places: bool = True
     reader: str = "lstm"
     bag: bool = True
+    n_hops: int = 2
+    places: bool = True
+    product: bool = True
     dropout: float = 0.0
 
 
 class QuestionReader(nn.Module):
-    """A question to one vector: an LSTM's state after the last word, plus a linear map of the words' mean.
+    """A question to one vector: an LSTM's state after the last word, plus a linear map of the words' weighted mean.
 
-    The LSTM knows the order ("is the star above the moon?"), the mean brings every word near to the answer.
-    Padding changes nothing.
+    The mean brings every word near to the answer, where the LSTM would have to carry it; its weights say first from
+    last (`word_weights`). Padding changes nothing.
     """
 
     def __init__(self, config: VQAConfig):
@@ -215,8 +217,7 @@ class QuestionReader(nn.Module):
         last = mask.sum(dim=1).clamp(min=1) - 1
         vector = states[torch.arange(len(states), device=states.device), last]
         if self.bag is not None:
-            keep = mask[..., None].to(words.dtype)
-            vector = vector + self.bag((words * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1))
+            vector = vector + self.bag((words * word_weights(mask, words.shape[-1])).sum(dim=1))
         return vector
 
     def _check(self, tokens: Tensor, mask: Tensor) -> None:
@@ -232,6 +233,36 @@ class QuestionReader(nn.Module):
                 f"the tokens go from {int(tokens.min())} to {int(tokens.max())}, the model knows 0 to "
                 f"{self.config.vocab_size - 1}: use the tokenizer it was made for"
             )
+
+
+def word_weights(mask: Shaped[Tensor, "N T"], width: int) -> Float[Tensor, "N T D"]:
+    """For each word of a sentence and each feature a weight, 0 at padding: the first features hear the first words.
+
+    The position encoding of Sukhbaatar et al., "End-To-End Memory Networks", NIPS 2015, section 4.1: from 2 at the
+    first word to 0 at the last for the first feature, the other way round for the last feature; divided by the number
+    of words.
+    """
+    length = mask.sum(dim=1).clamp(min=1)[:, None, None]
+    word = torch.arange(mask.shape[1], device=mask.device)[:, None] / (length - 1).clamp(min=1)  # 0 to 1
+    feature = torch.linspace(0, 1, width, device=mask.device)
+    return 2 * (1 - word - feature * (1 - 2 * word)) * mask[..., None] / length
+
+
+class StoredGrid(nn.Module):
+    """In place of a picture encoder where its grids were computed once and kept: `images` are then grids (B, D, P, Q).
+
+    Saves most of the time where the encoder stays as it is, as in both papers.
+    """
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.d_model = d_model
+
+    def grid(self, images: Float[Tensor, "B D P Q"]) -> Float[Tensor, "B D P Q"]:
+        return images
+
+    def forward(self, images: Float[Tensor, "B D P Q"]) -> Float[Tensor, "B D"]:
+        return images.mean(dim=(2, 3))
 
 
 class VQAModel(nn.Module):
@@ -262,12 +293,13 @@ class VQAModel(nn.Module):
                 self.question.use_vectors(*(vectors if isinstance(vectors, tuple) else (vectors,)))
 
     def forward(
-        self, images: Float[Tensor, "B 3 H W"], tokens: Int[Tensor, "N *K T"], mask: Shaped[Tensor, "..."]
+        self, images: Float[Tensor, "B C H W"], tokens: Int[Tensor, "N *K T"], mask: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "B *K A"]:
         """A score (logit) for every answer.
 
-        images: as `data.normalise` gives them. tokens, mask: one question a picture, (B, T), or K questions about each,
-        (B, K, T): the picture is then seen once for all of them. mask: True = a word, padding at the end.
+        images: as `data.normalise` gives them (with `StoredGrid`: grids). tokens, mask: one question a picture, (B, T),
+        or K questions about each, (B, K, T): the picture is then seen once for all of them. mask: True = a word,
+        padding at the end.
         Raises ShapeError where something does not fit.
         """
         if tokens.ndim == 2:
@@ -370,9 +402,10 @@ class AttentionHop(nn.Module):
 class StackedAttention(VQAModel):
     """Looks at the picture several times; each look changes the question for the next (Yang et al., CVPR 2016).
 
-    Three things differ from the paper, where a frozen VGG network gave 14 × 14 places: the features are told where
-    they stand (`places`), each look has its own map from features to values, and `d_hidden` puts a layer before the
-    scores. With `places=False, d_hidden=0, n_hops=1` it is the paper's one-layer network, equations 1 and 15 to 20.
+    What differs from the paper, where a frozen VGG network gave 14 × 14 places: the features are told where they stand
+    (`places`), each look has its own map from features to values, and before the scores stand the product with the
+    question (`product`, after Antol et al.) and a layer (`d_hidden`). Without `places`, `product` and `d_hidden`, and
+    with n_hops=1, it is the paper's one-layer network, equations 1 and 15 to 20.
     """
 
     def __init__(self, config: VQAConfig, pictures: nn.Module | None = None, **options):
@@ -385,13 +418,14 @@ class StackedAttention(VQAModel):
         width = self.pictures.d_model + N_PLACES * config.places
         self.values = nn.ModuleList(nn.Linear(width, config.d_model) for _ in range(config.n_hops))
         self.hops = nn.ModuleList(AttentionHop(config.d_model, config.d_attention) for _ in range(config.n_hops))
+        self.from_question = nn.Linear(config.d_model, config.d_model) if config.product else None
         self.head = self.head_from(config.d_model)
 
     def score(self, images: Tensor, tokens: Tensor, mask: Tensor) -> Float[Tensor, "B K A"]:
         return self._look(images, tokens, mask)[0]
 
     def maps(
-        self, images: Float[Tensor, "B 3 H W"], tokens: Int[Tensor, "N *K T"], mask: Shaped[Tensor, "..."]
+        self, images: Float[Tensor, "B C H W"], tokens: Int[Tensor, "N *K T"], mask: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "B *K L P Q"]:
         """Where each look went: weights over the P × Q places, each map with the sum 1. Arguments as for `forward`."""
         if tokens.ndim == 2:
@@ -405,10 +439,13 @@ class StackedAttention(VQAModel):
         features = with_places(grid) if self.config.places else grid
         features = features.flatten(2).transpose(1, 2)  # (B, P·Q, D): a row for each place
         question, maps = self.read(tokens, mask), []
+        found = question
         for values, hop in zip(self.values, self.hops, strict=True):
-            question, weights = hop(question, values(features).tanh())
+            found, weights = hop(found, values(features).tanh())
             maps.append(weights)
-        return self.head(question), torch.stack(maps, dim=2).unflatten(-1, grid.shape[2:])
+        if self.from_question is not None:
+            found = found * self.from_question(question).tanh()
+        return self.head(found), torch.stack(maps, dim=2).unflatten(-1, grid.shape[2:])
 
 
 N_PLACES = 4
