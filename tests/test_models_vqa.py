@@ -182,7 +182,7 @@ def test_stacked_attention_by_hand(n_hops, places, product):
         height, width = grid.shape[2:]
         for b in range(len(images)):
             q = u = model.question(tokens[b : b + 1], mask[b : b + 1])[0]
-            for values, hop in zip(model.values, model.hops, strict=True):
+            for hop in model.hops:
                 seen, scores = [], []
                 for i in range(height):
                     for j in range(width):
@@ -191,7 +191,7 @@ def test_stacked_attention_by_hand(n_hops, places, product):
                             x, y = 2 * j / (width - 1) - 1, 2 * i / (height - 1) - 1
                             where = [2 * x, 2 * y, 2 * math.cos(math.pi * x), 2 * math.cos(math.pi * y)]
                             f = torch.cat([f, torch.tensor(where)])
-                        v = torch.tanh(values.weight @ f + values.bias)
+                        v = torch.tanh(model.values.weight @ f + model.values.bias)
                         h = hop.from_place.weight @ v + (hop.from_question.weight @ u + hop.from_question.bias)
                         scores.append(hop.rate.weight[0] @ torch.tanh(h))
                         seen.append(v)

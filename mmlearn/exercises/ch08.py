@@ -193,7 +193,7 @@ REPAIR = Exercise(
         ),
     ],
     hints=[
-        "Softmax over the words alone is exp(s) / Σ exp(s), the sum over the words. You know exp(s) / Z at every place.",
+        "Softmax over the words is exp(s) / Σ exp(s), the sum over words only. You know exp(s) / Z at every place.",
         "Z cancels in the ratio of two weights: so the ratios among the words are right already.",
         "Set the padding to zero and divide each row by what is left in it.",
     ],

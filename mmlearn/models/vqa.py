@@ -403,9 +403,8 @@ class StackedAttention(VQAModel):
     """Looks at the picture several times; each look changes the question for the next (Yang et al., CVPR 2016).
 
     What differs from the paper, where a frozen VGG network gave 14 × 14 places: the features are told where they stand
-    (`places`), each look has its own map from features to values, and before the scores stand the product with the
-    question (`product`, after Antol et al.) and a layer (`d_hidden`). Without `places`, `product` and `d_hidden`, and
-    with n_hops=1, it is the paper's one-layer network, equations 1 and 15 to 20.
+    (`places`), and before the scores stand the product with the question (`product`, after Antol et al.) and a layer
+    (`d_hidden`). Without these three it is the paper's network, equations 1 and 15 to 20.
     """
 
     def __init__(self, config: VQAConfig, pictures: nn.Module | None = None, **options):
@@ -416,7 +415,7 @@ class StackedAttention(VQAModel):
                 "picture are added, so both need the same width, and there is at least one look"
             )
         width = self.pictures.d_model + N_PLACES * config.places
-        self.values = nn.ModuleList(nn.Linear(width, config.d_model) for _ in range(config.n_hops))
+        self.values = nn.Linear(width, config.d_model)
         self.hops = nn.ModuleList(AttentionHop(config.d_model, config.d_attention) for _ in range(config.n_hops))
         self.from_question = nn.Linear(config.d_model, config.d_model) if config.product else None
         self.head = self.head_from(config.d_model)
@@ -437,11 +436,11 @@ class StackedAttention(VQAModel):
         """Scores (B, K, A) and maps (B, K, L, P, Q)."""
         grid = self.pictures.grid(images)
         features = with_places(grid) if self.config.places else grid
-        features = features.flatten(2).transpose(1, 2)  # (B, P·Q, D): a row for each place
+        values = self.values(features.flatten(2).transpose(1, 2)).tanh()  # (B, P·Q, D): a row for each place
         question, maps = self.read(tokens, mask), []
         found = question
-        for values, hop in zip(self.values, self.hops, strict=True):
-            found, weights = hop(found, values(features).tanh())
+        for hop in self.hops:
+            found, weights = hop(found, values)
             maps.append(weights)
         if self.from_question is not None:
             found = found * self.from_question(question).tanh()
