@@ -153,7 +153,8 @@ def _gru_weights(generator):
 
 
 def _blocks(weight: Tensor, signs: tuple[int, int, int], order: tuple[int, int, int] = (0, 1, 2)) -> Tensor:
-    parts = weight.chunk(3)
+    reset, mix, new = weight.chunk(3)
+    parts = (reset, mix, new)
     return torch.cat([sign * parts[i] for sign, i in zip(signs, order, strict=True)])
 
 
@@ -201,9 +202,7 @@ CONVENTION = Exercise(
         ),
         Misconception(
             "you cut along the columns, which belong to the inputs: the three blocks are stacked, H rows each",
-            lambda weight: torch.cat(
-                [s * part for s, part in zip((1, -1, 1), weight.tensor_split(3, -1), strict=True)], -1
-            ),
+            lambda weight: _blocks(weight.transpose(0, -1), (1, -1, 1)).transpose(0, -1),
         ),
         Misconception(
             "you took the number of columns for the height of a block: that holds for square blocks only. A block has "
@@ -216,7 +215,6 @@ CONVENTION = Exercise(
         "The network's z in one convention must equal 1 − z in the other. And 1 − σ(a) = σ(?).",
         "1 − σ(a) = σ(−a), and a = W x + U h + b. So every weight that makes a changes its sign: those of block two.",
     ],
-    atol=1e-8,
 )
 
 
@@ -296,7 +294,6 @@ BOTH_DIRECTIONS = Exercise(
         "Take the last two matrices, each (B, H), apart: h[-2] and h[-1].",
         "Join them along the features: torch.cat([…, …], dim=-1).",
     ],
-    atol=1e-8,
 )
 
 
