@@ -25,7 +25,7 @@ def top_k(scores: Float[Tensor, "N C"], labels: Int[Tensor, " N"], k: int = 1) -
     Source: Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015, section 4.1.
     """
     _check(scores, labels, k)
-    return (ranks(scores, _one_hot(scores, labels)) <= k).float().mean().item()
+    return (ranks(scores, _one_hot(scores, labels)) <= k).double().mean().item()
 
 
 def hierarchical_precision(
@@ -53,7 +53,7 @@ def hierarchical_precision(
     scores = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     order = near.int().argsort(dim=1, stable=True)  # outsiders first, so that they win ties
     best = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True)[:, :k])
-    return near.gather(1, best).float().mean().item()
+    return near.gather(1, best).double().mean().item()
 
 
 def _near(distances: Tensor, n_classes: int, k: int) -> Bool[Tensor, "C C"]:

@@ -31,7 +31,7 @@ def accuracy(predicted: Sequence[str], answers: Sequence[str]) -> float:
     Source: Malinowski and Fritz, "A Multi-World Approach to Question Answering about Real-World Scenes", NeurIPS 2014,
     section 4.2 (accuracy, as WUPS at -1); for the drawn world and others it is plain accuracy.
     """
-    return correct(predicted, answers).float().mean().item()
+    return correct(predicted, answers).double().mean().item()
 
 
 def macro_f1(predicted: Sequence[str], answers: Sequence[str]) -> float:
@@ -120,13 +120,15 @@ def soft_scores(predicted: Sequence[str], ten_answers: Sequence[Sequence[str]]) 
     Source: Antol et al., "VQA: Visual Question Answering", ICCV 2015, section 3; the evaluation code of visualqa.org.
     """
     _same_number(predicted, ten_answers, "predicted answers", "lists of ten answers")
-    for i, given in enumerate(ten_answers):
+    for i, (said, given) in enumerate(zip(predicted, ten_answers, strict=True)):
         if isinstance(given, str) or len(given) != 10:
             raise DataError(
-                f"question {i} has {given!r}, expected a list of ten answers: use accuracy for a single one"
+                f"question {i} has {given!r}, expected a list of ten answers (accuracy judges a single one)"
             )
+        if not all(isinstance(answer, str) for answer in (said, *given)):
+            raise DataError(f"question {i}: {said!r} or one of {given!r} is not a string")
     pairs = zip(predicted, ten_answers, strict=True)
-    return torch.tensor([_agreement(normalise_answer(p), given) for p, given in pairs])
+    return torch.tensor([_agreement(normalise_answer(p), given) for p, given in pairs], dtype=torch.float64)
 
 
 def _agreement(answer: str, given: Sequence[str]) -> float:
@@ -234,6 +236,6 @@ def _nltk_wordnet():
         wordnet.ensure_loaded()
     except ImportError:
         raise DataError('WUPS needs NLTK: pip install "mmlearn-course[wups]"') from None
-    except LookupError:
+    except (LookupError, OSError):
         raise DataError("WUPS needs WordNet's files: python -m nltk.downloader wordnet") from None
     return wordnet
