@@ -116,6 +116,14 @@ def test_batch_norm_in_training_and_evaluation(fused):
     torch.testing.assert_close(mine.running_var, reference.running_var)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_channel_that_hardly_varies_is_divided_by_the_root_of_variance_plus_eps(fused):
+    mine, reference = norms()
+    mine.fused = fused
+    x = 1e-3 * torch.randn(4, 6, 5, 3)  # a variance of 1e-6 beside an eps of 1e-5
+    torch.testing.assert_close(mine(x), reference(x), atol=1e-5, rtol=1e-5)
+
+
 def test_batch_norm_wants_its_channels_and_two_numbers():
     mine, _ = norms()
     with pytest.raises(ShapeError, match="expected \\(batch, 6"):
@@ -138,7 +146,7 @@ def scramble(model: nn.Module) -> nn.Module:
     """Random running statistics and gains too: what is all 0 or 1 would hide a mix-up."""
     torch.manual_seed(3)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | BatchNorm2d):
             nn.init.uniform_(module.weight, 0.4, 0.8), nn.init.normal_(module.bias, std=0.1)
             nn.init.normal_(module.running_mean, std=0.1), nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model.eval()
@@ -233,6 +241,31 @@ def test_other_checkpoints_are_refused_in_words(tmp_path):
         ResNet(ResNetConfig.of(18, stem="small")).save_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("norm", [True, False])
+def test_convnet_is_its_layers_one_after_the_other(norm):
+    torch.manual_seed(5)
+    mine = ConvNet(ConvNetConfig(n_classes=4, depths=(1, 2), widths=(6, 8), norm=norm))
+    layers, before = [], 3
+    for width in (6, 0, 8, 8):
+        layers += [nn.Conv2d(before, width, 3, padding=1, bias=not norm)] if width else [nn.MaxPool2d(2)]
+        layers += ([nn.BatchNorm2d(width)] if norm else []) + [nn.ReLU()] if width else []
+        before = width or before
+    reference = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    reference.load_state_dict(dict(zip(reference.state_dict(), mine.state_dict().values(), strict=True)))
+    images = torch.randn(2, 3, 12, 10)
+    mm.matches(scramble(mine), scramble(reference), images, copy=False, atol=1e-5)
+    assert [tuple(x.shape[1:]) for x in mine.features(images)] == [(6, 12, 10), (8, 6, 5)]
+
+
+def test_weights_start_so_that_relu_keeps_the_variance():
+    torch.manual_seed(6)
+    for model in (ConvNet(), ResNet(ResNetConfig.of(18))):
+        for conv in (module for module in model.modules() if isinstance(module, nn.Conv2d)):
+            fan_out = conv.weight.numel() / conv.in_channels
+            assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.15)
+            assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("model", [ConvNet(), ResNet(ResNetConfig(widths=(8, 16), depths=(1, 1)))])
 @pytest.mark.parametrize(
     ("images", "message"),
@@ -280,10 +313,11 @@ def test_without_classes_the_pooled_features_come_out():
     for model in (
         ConvNet(ConvNetConfig(n_classes=0, depths=(1, 1), widths=(8, 16))),
         ResNet(ResNetConfig(n_classes=0, depths=(1, 1), widths=(8, 16))),
+        ResNet(ResNetConfig(n_classes=0, depths=(1, 1), widths=(8, 16), block="bottleneck")),
     ):
         images = torch.randn(2, 3, 16, 16)
         features = model.eval()(images)
-        assert features.shape == (2, model.config.d_model) == (2, 16)
+        assert features.shape == (2, model.config.d_model)
         torch.testing.assert_close(features, model.features(images)[-1].mean(dim=(2, 3)))
 
 
