@@ -60,6 +60,19 @@ def test_one_dictionary_holds_them_all(corpus):
 
 
 # ---------------------------------------------------------------------------------------------- properties and hands
+@pytest.mark.parametrize(
+    ("caption", "cut"),
+    [
+        ("A dog’s T-shirt!", "a dog 's t-shirt"),
+        ("the dog 's ball ; I can't , they've", "the dog 's ball i ca n't they 've"),
+        ("naïve — “quoted” <unk>", "naïve quoted unk"),
+        (" ... ", ""),
+    ],
+)
+def test_words(caption, cut):
+    assert words(caption) == cut.split()
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_the_best_and_the_worst(name):
     score = getattr(captions, name)
@@ -76,7 +89,10 @@ def test_order_of_pictures_and_of_references_does_not_matter_and_ranges_hold(cor
     for name in SCORES:
         one, other = (getattr(captions, name)(*map(list, zip(*c, strict=True))) for c in (corpus, again))
         assert one == pytest.approx(other, abs=1e-12)
-        assert 0 <= one <= (10 if name == "cider_d" else 1) + 1e-9
+        most = 10 if name == "cider_d" else 1
+        assert 0 <= one <= most
+        said = [candidate for candidate, _ in corpus]
+        assert getattr(captions, name)(said, [[text] for text in said]) <= most  # exactly: no rounding above
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=9), st.lists(st.sampled_from("abcde"), max_size=9))
@@ -95,6 +111,7 @@ def test_bleu_by_hand():
     assert short == pytest.approx(2.718281828459045 ** (1 - 8 / 4))
     assert captions.bleu(["red star"], [["red star"]], order=2) == 1
     assert captions.bleu(["red star"], [["red star"]]) == 0  # it has no 4-gram
+    assert captions.bleu(["a b c d e"], [["a b c x e"]]) == 0  # none of its 4-grams is right: no smoothing
 
 
 def test_bleu_counts_the_corpus_not_the_mean_of_captions():
@@ -105,6 +122,11 @@ def test_bleu_counts_the_corpus_not_the_mean_of_captions():
 def test_bleu_takes_different_numbers_of_references():
     said, true = ["a b c d", "e f g h"], [["a b c d"], ["x", "y", "e f g h"]]
     assert captions.bleu(said, true) == 1
+
+
+def test_rounding_does_not_lift_cider_above_10():
+    said = ["e b j h", "g a j j h a a"]
+    assert captions.cider_d(said, [[text] for text in said]) == 10
 
 
 def test_cider_depends_on_the_other_pictures():

@@ -99,6 +99,12 @@ def test_without_opinion_the_hierarchy_helps_nobody():
         assert mine == pytest.approx(expected)  # those outside stand first, only then those inside
 
 
+def test_nan_is_no_way_to_come_near():
+    scores = torch.tensor([[NAN, 0.1, 0.0, 0.5, 0.2]])
+    assert hierarchical_precision(scores, torch.tensor([0]), TREE, 1) == 0
+    assert hierarchical_precision(scores, torch.tensor([0]), TREE, 3) == pytest.approx(1 / 3)
+
+
 @given(st.integers(0, 10_000))
 def test_properties_of_hierarchical_precision(seed):
     generator = torch.Generator().manual_seed(seed)
@@ -138,6 +144,12 @@ def test_the_frequencies_are_calibrated_and_certainty_is_not():
     assert calibration(torch.tensor([[1.0, 0.0]] * 100), labels).error == pytest.approx(0.3)
     assert calibration(torch.eye(2)[labels], labels).error == 0
     assert calibration(1 - torch.eye(2)[labels], labels).error == 1
+
+
+def test_a_little_above_1_is_in_the_last_bin():
+    result = calibration(torch.tensor([[1.001, 0.0]]), torch.tensor([0]), bins=4)
+    assert result.count.tolist() == [0, 0, 0, 1]
+    assert result.error == 0
 
 
 def test_two_classes_equally_sure_are_wrong():

@@ -97,6 +97,10 @@ def test_macro_f1_counts_classes_that_are_predicted_only():
     assert vqa.macro_f1(["a", "c"], ["a", "b"]) == pytest.approx(1 / 3)
 
 
+def test_a_set_of_things_is_one_class_in_any_order():
+    assert vqa.macro_f1(["lamp, chair", "chair"], ["chair, lamp", "chair"]) == 1
+
+
 def test_by_type():
     scores = torch.tensor([True, False, True])
     assert vqa.by_type(scores, ["where", "colour", "colour"]) == {"colour": 0.5, "where": 1.0}
@@ -143,6 +147,7 @@ PARENTS = {
     "furniture.n": "thing.n", "chair.n": "furniture.n", "stool.n": "chair.n", "table.n": "furniture.n",
     "person.n": "thing.n", "chair_leader.n": "person.n", "number.n": "thing.n", "2.n": "number.n",
     "lamp.n": "furniture.n", "cup.n": "thing.n", "mug.n": "cup.n", "beaker.n": "mug.n", "goblet.n": "mug.n",
+    "alien.n": "nothing.n",
 }  # fmt: skip
 SENSES = {"chair": ["chair.n", "chair_leader.n"], "leader": ["chair_leader.n"]}
 
@@ -186,6 +191,9 @@ class TinyWordNet:
         ("chair, stool", "chair", 6 / 7, 0.6 / 7),  # one thing too many: the product over what was said
         ("chair", "chair, stool", 6 / 7, 0.6 / 7),  # one too few: the product over the truth
         ("stool, table", "table, chair", 6 / 7, 0.6 / 7),  # order does not matter
+        ("stool, goblet", "beaker, chair", 6 / 7 * 6 / 8, 0.6 / 7 * 0.6 / 8),  # a product, not the least
+        ("stool, goblet", "chair", 6 / 7 * 2 / 7, 0.6 / 7 * 0.2 / 7),
+        ("alien", "chair", 0, 0),  # nothing in common: NLTK says None
         ("", "chair", 0, 0),
     ],
 )

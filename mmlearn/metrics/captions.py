@@ -58,17 +58,18 @@ def _bleus(candidates: list[list[str]], references: list[list[list[str]]]) -> li
     """BLEU-1 to BLEU-4 from one count."""
     from sacrebleu.metrics import BLEU
 
-    metric = BLEU(tokenize="none", lowercase=False, smooth_method="none", effective_order=False, force=True)
+    metric = BLEU(tokenize="none", force=True)  # the words are lower-cased and cut already
     groups = [[" ".join(reference) for reference in group] for group in references]
     streams = list(itertools.zip_longest(*groups))  # sacrebleu wants the first references of all, the second, …
     counted = metric.corpus_score([" ".join(candidate) for candidate in candidates], streams)
-    statistics = (counted.sys_len, counted.ref_len)
-    return [
-        min(
-            1.0, metric.compute_bleu(counted.counts[:n], counted.totals[:n], *statistics, max_ngram_order=n).score / 100
-        )
+    rule = {"smooth_method": "none", "effective_order": False}
+    scores = [
+        metric.compute_bleu(
+            counted.counts[:n], counted.totals[:n], counted.sys_len, counted.ref_len, max_ngram_order=n, **rule
+        ).score
         for n in (1, 2, 3, 4)
     ]
+    return [min(1.0, score / 100) for score in scores]
 
 
 def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]], beta: float = 1.2) -> float:

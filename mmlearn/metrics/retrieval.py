@@ -47,7 +47,7 @@ class Retrieval:
         self._check(k)
         right = torch.ones_like(self.ranks) if self.n_right is None else self.n_right
         left = self.candidates - torch.arange(min(k, self.candidates), device=right.device)  # before each of k draws
-        wrong_left = (left - right[:, None]).clamp(min=0)  # (Q, k), if only wrong ones were drawn so far
+        wrong_left = left - right[:, None]  # (Q, k), if only wrong ones were drawn so far
         return 1 - (wrong_left.double() / left).prod(1).mean().item()
 
     @property
