@@ -351,6 +351,39 @@ def test_prior_counts_by_the_first_words():
     assert by_type(None, new[:, None]).shape == (4, 1, 4)
 
 
+def test_phrases_vote_and_nothing_else_does():
+    model = vqa.PhraseModel(4, n_words=3, n_rows=997)
+    tokens = torch.tensor([[2, 7, 8, 3, 0], [2, 7, 9, 8, 3]])
+    mask = tokens != 0
+    assert model(None, tokens, mask).abs().sum() == 0  # nobody has voted yet
+    nn.init.normal_(model.votes.weight)
+    wanted = []
+    for row, keep in zip(tokens, mask, strict=True):
+        words = row[keep].tolist()
+        total = model.bias
+        for n in (1, 2, 3):
+            for i in range(len(words) - n + 1):
+                number = 0
+                for word in words[i : i + n]:
+                    number = (number * 1_000_003 + word + 7919 * n) % (2**31 - 1)
+                total = total + model.votes.weight[1 + number * 40_503 % 997]
+        wanted.append(total)
+    torch.testing.assert_close(model(None, tokens, mask), torch.stack(wanted))
+    longer = F.pad(tokens, (0, 3), value=9)
+    torch.testing.assert_close(model(None, longer, F.pad(mask, (0, 3))), torch.stack(wanted))
+    torch.testing.assert_close(model(None, tokens[:, None], mask[:, None])[:, 0], torch.stack(wanted))
+    assert (model(None, tokens.roll(1, 1), mask.roll(1, 1)) - torch.stack(wanted)).abs().max() > 0.1  # order matters
+    assert model(None, tokens[:, :1], mask[:, :1]).shape == (2, 4)  # shorter than the longest phrase
+
+
+def test_together_adds_scores():
+    images, tokens, mask = batch()
+    one, two = make(vqa.ProductVQA), make(vqa.QuestionOnly)
+    both = vqa.Together(one, two)
+    torch.testing.assert_close(both(images, tokens, mask), one(images, tokens, mask) + two(images, tokens, mask))
+    assert len(list(both.parameters())) == len(list(one.parameters())) + len(list(two.parameters()))
+
+
 # ------------------------------------------------------------------------------------------------------------- errors
 def test_errors():
     model, (images, tokens, mask) = make(vqa.StackedAttention), batch()

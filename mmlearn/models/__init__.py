@@ -16,6 +16,7 @@ from mmlearn.models.vilbert import ViLBERT, ViLBERTConfig, masked_region_loss, p
 from mmlearn.models.vqa import (
     AnswerPrior,
     AnswerVocabulary,
+    PhraseModel,
     PictureOnly,
     ProductVQA,
     QuestionOnly,
@@ -35,6 +36,7 @@ __all__ = [
     "FusionConfig",
     "ImageEncoder",
     "MultimodalModel",
+    "PhraseModel",
     "PictureOnly",
     "ProductVQA",
     "QuestionOnly",

@@ -1,8 +1,8 @@
 """Visual question answering: a picture and a question in, a score for every answer out.
 
-From the simplest to the best: `AnswerPrior` counts, `QuestionOnly` and `PictureOnly` each see half of the input,
-`ProductVQA` multiplies the two halves (Antol et al., ICCV 2015), `StackedAttention` looks where the question points
-(Yang et al., CVPR 2016). All are called alike, `model(images, tokens, mask)`. Chapter 08 builds them by hand.
+`AnswerPrior` and `PhraseModel` count words, `QuestionOnly` and `PictureOnly` see half of the input, `ProductVQA`
+multiplies the two halves (Antol et al., ICCV 2015), `StackedAttention` looks where the question points (Yang et al.,
+CVPR 2016). All are called alike, `model(images, tokens, mask)`. Chapter 08 builds them by hand.
 
 Dimensions: B pictures, K questions about each of them, T tokens, A answers, D features, P × Q places, L looks ("hops").
 """
@@ -154,6 +154,52 @@ class AnswerPrior(nn.Module):
             if tuple(row[1 : 1 + n]) in self.table:
                 return self.table[tuple(row[1 : 1 + n])]
         return self.table[()]
+
+
+class PhraseModel(nn.Module):
+    """Blind and without a network: every word, pair and triple of neighbouring words has votes for all answers.
+
+    The scores are the sum of the votes: a linear model on a bag of phrases, "BoW Q" of Antol et al. 2015 with phrases
+    of up to `n_words` words. A phrase's row in the table comes from a hash (Weinberger et al., ICML 2009), so that no
+    list of phrases is needed; two of them may share a row. All votes start at zero.
+    """
+
+    def __init__(self, n_answers: int, n_words: int = 3, n_rows: int = 1 << 14):
+        super().__init__()
+        self.n_words, self.n_rows = n_words, n_rows
+        self.votes = nn.EmbeddingBag(n_rows + 1, n_answers, mode="sum", padding_idx=0)
+        self.bias = nn.Parameter(torch.zeros(n_answers))
+        nn.init.zeros_(self.votes.weight)
+
+    def forward(
+        self, images: Tensor | None, tokens: Int[Tensor, "... T"], mask: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "... A"]:
+        rows = self.rows(tokens.flatten(0, -2), mask.flatten(0, -2))
+        return self.votes(rows).unflatten(0, tokens.shape[:-1]) + self.bias
+
+    def rows(self, tokens: Int[Tensor, "N T"], mask: Shaped[Tensor, "N T"]) -> Int[Tensor, "N R"]:
+        """The rows of all phrases of each question, 0 where a phrase would reach into the padding."""
+        found = []
+        for n in range(1, min(self.n_words, tokens.shape[1]) + 1):
+            number = torch.zeros_like(tokens[:, n - 1 :])
+            for k in range(n):
+                number = (number * 1_000_003 + tokens[:, k : tokens.shape[1] - n + 1 + k] + 7919 * n) % (2**31 - 1)
+            found.append((1 + number * 40_503 % self.n_rows) * mask[:, n - 1 :])
+        return torch.cat(found, dim=1)
+
+
+class Together(nn.Module):
+    """Several models that are called alike; their scores are added, so each can veto what the others like.
+
+    Added scores are multiplied probabilities, up to a constant: a product of experts (Hinton, ICANN 1999).
+    """
+
+    def __init__(self, *models: nn.Module):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        return sum(model(images, tokens, mask) for model in self.models)
 
 
 # ------------------------------------------------------------------------------------------------------------- models
