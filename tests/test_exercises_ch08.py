@@ -90,7 +90,7 @@ WRONG = {
         (lambda types, answers: right_blind(types, answers) * len(types), "not their share"),
         (lambda types, answers: 0.5, "the value is not right"),
     ],
-    "08.3": [
+    "08.5": [
         (lambda weights, mask: torch.where(mask, weights, 0.0), "no longer sum to 1"),
         (lambda weights, mask: weights.softmax(-1), "entries are not"),
         (lambda weights, mask: torch.softmax(weights.masked_fill(~mask, float("-inf")), 1), "second softmax"),
@@ -106,7 +106,7 @@ WRONG = {
         (lambda n: right_ten(n) * 10, "their mean"),
         (lambda n: 1.0 if n >= 6 else 0.0, "majority"),
     ],
-    "08.5": [
+    "08.3": [
         (lambda counts: max(counts) / sum(counts), "accuracy"),
         (lambda counts: 2 * max(counts) / (max(counts) + sum(counts)), "mean over *all*"),
         (lambda counts: max(counts) / (sum(counts) * len(counts)), "recall of 1"),
@@ -114,7 +114,7 @@ WRONG = {
     ],
 }
 
-RIGHT = {"08.1": right_picture, "08.2": right_blind, "08.3": right_repair, "08.4": right_ten, "08.5": right_parrot}
+RIGHT = {"08.1": right_picture, "08.2": right_blind, "08.5": right_repair, "08.4": right_ten, "08.3": right_parrot}
 
 
 def test_exercises():
@@ -122,5 +122,5 @@ def test_exercises():
 
 
 def test_other_right_answers_pass():
-    assert_right("08.3", lambda w, m: (w * m) / (w * m).norm(p=1, dim=1)[:, None])
+    assert_right("08.5", lambda w, m: (w * m) / (w * m).norm(p=1, dim=1)[:, None])
     assert_right("08.4", lambda n: [0, 0.3, 0.6, 0.9, 1, 1, 1, 1, 1, 1, 1][n])

@@ -67,6 +67,7 @@ SAME_MEAN = Exercise(
     ],
 )
 
+
 # ------------------------------------------------------------------------------------------ 08.2 the best blind score
 TYPES = ["colour", "count", "where"]
 
@@ -138,64 +139,49 @@ BLIND = Exercise(
 )
 
 
-# ------------------------------------------------------------------------------------------- 08.3 repair the weights
-def _leaky(generator):
-    cases = []
-    for n, length in ((2, 4), (3, 6), (1, 3), (4, 5)):
-        lengths = torch.randint(1, length + 1, (n,), generator=generator)
-        lengths[0] = length - 1
-        mask = torch.arange(length) < lengths[:, None]
-        scores = 4 * torch.randn(n, length, generator=generator)
-        if n == 4:
-            scores[1] = torch.where(mask[1], -12.0 + scores[1], scores[1] + 4)  # nearly all weight on the padding
-        cases.append((scores.softmax(dim=-1), mask))
-    return cases
+# ------------------------------------------------------------------------------------------ 08.3 macro F1 of a parrot
+def _answer_counts(generator):
+    drawn = [torch.randint(1, 40, (k,), generator=generator) for k in (2, 5, 12)]
+    return [([7, 3],), ([5],), ([10, 1, 1, 1, 1],), *((counts.tolist(),) for counts in drawn)]
 
 
-def _shared_out(weights: Tensor, mask: Tensor) -> Tensor:
-    """What lies on the padding, divided equally among the words."""
-    lost = (weights * ~mask).sum(dim=1, keepdim=True)
-    return weights * mask + mask * lost / mask.sum(dim=1, keepdim=True)
+def _parrot(counts) -> float:
+    return 2 * max(counts) / (sum(counts) + max(counts)) / len(counts)
 
 
-REPAIR = Exercise(
+PARROT = Exercise(
     id="08.3",
-    title="Weights mended afterwards",
-    inputs=_leaky,
-    solution=lambda weights, mask: weights * mask / (weights * mask).sum(dim=-1, keepdim=True),
+    title="The macro F1 of a parrot",
+    inputs=_answer_counts,
+    solution=_parrot,
     misconceptions=[
         Misconception(
-            "the padding has no weight any more, but the rows no longer sum to 1: what was taken away must be given "
-            "back to the words",
-            lambda weights, mask: weights * mask,
+            "that is the parrot's accuracy",
+            lambda counts: max(counts) / sum(counts),
         ),
         Misconception(
-            "a second softmax takes the weights for scores: they all lie between 0 and 1, so what comes out is nearly "
-            "even",
-            lambda weights, mask: weights.masked_fill(~mask, -torch.inf).softmax(dim=-1),
+            "that is the F1 of the one answer it gives; macro F1 is the mean over *all* answers, and the others have "
+            "an F1 of 0",
+            lambda counts: 2 * max(counts) / (sum(counts) + max(counts)),
         ),
         Misconception(
-            "what lay on the padding was divided equally among the words; a softmax over the words alone keeps the "
-            "*ratios* between them",
-            _shared_out,
+            "accuracy divided by the number of answers: the answer it gives has a recall of 1, not only a precision",
+            lambda counts: max(counts) / sum(counts) / len(counts),
         ),
         Misconception(
-            "these weights are even: the model's own preferences among the words are lost",
-            lambda weights, mask: mask / mask.sum(dim=-1, keepdim=True),
+            "you took the recall, which is 1 for the answer it gives; the precision is not",
+            lambda counts: 1 / len(counts),
         ),
         Misconception(
-            "a constant in the denominator makes rows sum to less than 1, by most where little weight was on the words",
-            lambda weights, mask: weights * mask / ((weights * mask).sum(dim=-1, keepdim=True) + 1e-6),
-        ),
-        Misconception(
-            "you divided by one sum for the whole batch: each question has its own",
-            lambda weights, mask: weights * mask / (weights * mask).sum(),
+            "you weighted every answer's F1 by how often it is asked for: that is the weighted F1, in which the "
+            "common answer counts most",
+            lambda counts: 2 * max(counts) / (sum(counts) + max(counts)) * max(counts) / sum(counts),
         ),
     ],
     hints=[
-        "Softmax over the words is exp(s) / Σ exp(s), the sum over words only. You know exp(s) / Z at every place.",
-        "Z cancels in the ratio of two weights: so the ratios among the words are right already.",
-        "Set the padding to zero and divide each row by what is left in it.",
+        "F1 = 2 · hits / (times predicted + times true). Work it out for the answer it always gives.",
+        "Every other answer is never predicted: no hits, F1 = 0.",
+        "2 · largest / (all + largest), divided by the number of answers.",
     ],
     atol=1e-6,
 )
@@ -248,51 +234,67 @@ TEN = Exercise(
 )
 
 
-# ------------------------------------------------------------------------------------------ 08.5 macro F1 of a parrot
-def _answer_counts(generator):
-    drawn = [torch.randint(1, 40, (k,), generator=generator) for k in (2, 5, 12)]
-    return [([7, 3],), ([5],), ([10, 1, 1, 1, 1],), *((counts.tolist(),) for counts in drawn)]
+# ------------------------------------------------------------------------------------------- 08.5 repair the weights
+def _leaky(generator):
+    cases = []
+    for n, length in ((2, 4), (3, 6), (1, 3), (4, 5)):
+        lengths = torch.randint(1, length + 1, (n,), generator=generator)
+        lengths[0] = length - 1
+        mask = torch.arange(length) < lengths[:, None]
+        scores = 4 * torch.randn(n, length, generator=generator)
+        if n == 4:
+            scores[1] = torch.where(mask[1], -12.0 + scores[1], scores[1] + 4)  # nearly all weight on the padding
+        cases.append((scores.softmax(dim=-1), mask))
+    return cases
 
 
-def _parrot(counts) -> float:
-    return 2 * max(counts) / (sum(counts) + max(counts)) / len(counts)
+def _shared_out(weights: Tensor, mask: Tensor) -> Tensor:
+    """What lies on the padding, divided equally among the words."""
+    lost = (weights * ~mask).sum(dim=1, keepdim=True)
+    return weights * mask + mask * lost / mask.sum(dim=1, keepdim=True)
 
 
-PARROT = Exercise(
+REPAIR = Exercise(
     id="08.5",
-    title="The macro F1 of a parrot",
-    inputs=_answer_counts,
-    solution=_parrot,
+    title="Weights mended afterwards",
+    inputs=_leaky,
+    solution=lambda weights, mask: weights * mask / (weights * mask).sum(dim=-1, keepdim=True),
     misconceptions=[
         Misconception(
-            "that is the parrot's accuracy",
-            lambda counts: max(counts) / sum(counts),
+            "the padding has no weight any more, but the rows no longer sum to 1: what was taken away must be given "
+            "back to the words",
+            lambda weights, mask: weights * mask,
         ),
         Misconception(
-            "that is the F1 of the one answer it gives; macro F1 is the mean over *all* answers, and the others have "
-            "an F1 of 0",
-            lambda counts: 2 * max(counts) / (sum(counts) + max(counts)),
+            "a second softmax takes the weights for scores: they all lie between 0 and 1, so what comes out is nearly "
+            "even",
+            lambda weights, mask: weights.masked_fill(~mask, -torch.inf).softmax(dim=-1),
         ),
         Misconception(
-            "accuracy divided by the number of answers: the answer it gives has a recall of 1, not only a precision",
-            lambda counts: max(counts) / sum(counts) / len(counts),
+            "what lay on the padding was divided equally among the words; a softmax over the words alone keeps the "
+            "*ratios* between them",
+            _shared_out,
         ),
         Misconception(
-            "you took the recall, which is 1 for the answer it gives; the precision is not",
-            lambda counts: 1 / len(counts),
+            "these weights are even: the model's own preferences among the words are lost",
+            lambda weights, mask: mask / mask.sum(dim=-1, keepdim=True),
         ),
         Misconception(
-            "you weighted every answer's F1 by how often it is asked for: that is the weighted F1, in which the "
-            "common answer counts most",
-            lambda counts: 2 * max(counts) / (sum(counts) + max(counts)) * max(counts) / sum(counts),
+            "a constant in the denominator makes rows sum to less than 1, by most where little weight was on the words",
+            lambda weights, mask: weights * mask / ((weights * mask).sum(dim=-1, keepdim=True) + 1e-6),
+        ),
+        Misconception(
+            "you divided by one sum for the whole batch: each question has its own",
+            lambda weights, mask: weights * mask / (weights * mask).sum(),
         ),
     ],
     hints=[
-        "F1 = 2 · hits / (times predicted + times true). Work it out for the answer it always gives.",
-        "Every other answer is never predicted: no hits, F1 = 0.",
-        "2 · largest / (all + largest), divided by the number of answers.",
+        "Softmax over the words is exp(s) / Σ exp(s), the sum over words only. You know exp(s) / Z at every place.",
+        "Z cancels in the ratio of two weights: so the ratios among the words are right already.",
+        "Set the padding to zero and divide each row by what is left in it.",
     ],
     atol=1e-6,
 )
 
-EXERCISES = [SAME_MEAN, BLIND, REPAIR, TEN, PARROT]
+
+EXERCISES = [SAME_MEAN, BLIND, PARROT, TEN, REPAIR]
