@@ -74,7 +74,11 @@ def test_the_search_box_answers_what_is_typed(monkeypatch):
         return mm.plot.bars({sentence: 1.0}, xlabel="score")
 
     mm.plot.search_box(search, "a red star")
-    box = next(widget for widget in shown if hasattr(widget, "children")).children[0]
-    box.value = "a blue ring"
+    box, found = shown[0].children
+    box.value = 'a "blue" ring'
+    assert found.value.startswith(
+        '<img alt="The pictures that fit best to the words: a &quot;blue&quot; ring." src="data:'
+    )
     box.value = "  "
-    assert asked == ["a red star", "a blue ring"]
+    assert found.value == ""
+    assert asked == ["a red star", 'a "blue" ring']
