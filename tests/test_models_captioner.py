@@ -1,5 +1,7 @@
 """Both captioners against equations by hand; one word at a time is the whole; what comes later changes nothing."""
 
+from dataclasses import replace
+
 import jaxtyping
 import pytest
 import torch
@@ -13,6 +15,16 @@ from mmlearn.models import CaptionerConfig, ShowAndTell, ShowAttendTell, attenti
 
 B, N, T, V = 3, 2, 5, 11
 KINDS = [(model, kind) for model in (ShowAndTell, ShowAttendTell) for kind in ("lstm", "gru", "rnn")]
+
+
+class Later(ShowAttendTell):
+    """Looks after the word, and knows where the places are."""
+
+    def __init__(self, config, encoder):
+        super().__init__(replace(config, look="after", coordinates=True), encoder)
+
+
+KINDS.append((Later, "lstm"))
 
 
 class Grid(nn.Module):
@@ -62,23 +74,33 @@ def show_and_tell_by_hand(model, image, row):
 
 def show_attend_tell_by_hand(model, image, row):
     """Equations (4), (5), (13) and (7) of Xu et al., place by place, with PyTorch's own LSTM cell."""
-    cell = nn.LSTMCell(6 + 3, 7).double()
-    cell.load_state_dict(mm.nn.rnn.to_torch(model.cell.state_dict()))
     places = [image[:, p, q] for p in range(2) for q in range(4)]
-    mean = sum(places) / len(places)
-    h, c = torch.tanh(model.begins.weight @ mean + model.begins.bias).split(7)
-    logits, maps = [], []
-    for token in row:
+    if model.config.coordinates:
+        where = [torch.tensor([y, x, y * y, x * x]) for y in (-1, 1) for x in (-1, -1 / 3, 1 / 3, 1)]
+        places = [torch.cat([x, xy.double()]) for x, xy in zip(places, where, strict=True)]
+    cell = nn.LSTMCell(6 + len(places[0]), 7).double()
+    cell.load_state_dict(mm.nn.rnn.to_torch(model.cell.state_dict()))
+    seen = sum(places) / len(places)
+    h, c = torch.tanh(model.begins.weight @ seen + model.begins.bias).split(7)
+
+    def look(h):
         scores = [
             model.score.weight[0] @ torch.tanh(model.key.weight @ x + model.key.bias + model.query.weight @ h)
             for x in places
         ]
         weights = torch.stack(scores).exp() / torch.stack(scores).exp().sum()
         seen = sum(w * x for w, x in zip(weights, places, strict=True))
-        if model.gate is not None:
-            seen = torch.sigmoid(model.gate.weight[0] @ h + model.gate.bias) * seen
+        share = torch.sigmoid(model.gate.weight[0] @ h + model.gate.bias) if model.gate is not None else 1
+        return share * seen, weights
+
+    logits, maps = [], []
+    for token in row:
+        if model.config.look == "before":
+            seen, weights = look(h)
         word = model.words.weight[token]
         h, c = (s[0] for s in cell(torch.cat([word, seen])[None], (h[None], c[None])))
+        if model.config.look == "after":
+            seen, weights = look(h)
         logits.append(model.read(word + model.show(torch.cat([h, seen]))))
         maps.append(weights)
     return torch.stack(logits), torch.stack(maps)
@@ -91,9 +113,10 @@ def test_show_and_tell_equals_its_equations(images):
         assert torch.allclose(model(images, tokens), wanted)
 
 
-@pytest.mark.parametrize("gate", [False, True])
-def test_show_attend_tell_equals_its_equations(images, gate):
-    model, tokens = make(ShowAttendTell, gate=gate), some(B, T)
+@pytest.mark.parametrize("look", ["before", "after"])
+@pytest.mark.parametrize("options", [{}, {"gate": True}, {"coordinates": True}])
+def test_show_attend_tell_equals_its_equations(images, look, options):
+    model, tokens = make(ShowAttendTell, look=look, **options), some(B, T)
     with torch.no_grad():
         by_hand = [show_attend_tell_by_hand(model, x, row) for x, row in zip(images, tokens, strict=True)]
         logits, weights = model(images, tokens, return_weights=True)
@@ -140,6 +163,26 @@ def test_several_captions_of_a_picture(images, model):
         for n in range(N):
             assert torch.allclose(logits[:, n], model(images, tokens[:, n]))
     assert logits.shape == (B, N, T, V)
+
+
+@pytest.mark.parametrize("model", [ShowAttendTell, Later])
+def test_the_state_given_stays_as_it_was(images, model):
+    model = make(model)
+    state = model.start(images)
+    before = {name: value.clone() for name, value in state.items()}
+    model.step(some(B, 2), state)
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[name], before[name]) for name in state)
+
+
+def test_a_word_steers_the_look_that_follows_it_only_if_the_look_comes_after(images):
+    tokens = some(B, 2)
+    other = tokens.clone()
+    other[:, 1] = (other[:, 1] + 1) % V
+    for look, moves in (("before", False), ("after", True)):
+        model = make(ShowAttendTell, look=look)
+        maps = [model(images, x, return_weights=True)[1][:, 1] for x in (tokens, other)]
+        assert torch.allclose(*maps) != moves
 
 
 def test_several_captions_encode_the_picture_once(images):
@@ -281,4 +324,6 @@ def test_what_does_not_fit_is_told(images, model, unchecked):
     with pytest.raises(ShapeError, match=r"word vectors are \(5, 6\), expected \(vocab_size, d_model\) = \(11, 6\)"):
         model(CaptionerConfig(V, d_model=6), Grid(), words=torch.zeros(5, 6))
     with pytest.raises(ValueError, match="kind 'cnn' does not exist"):
-        model(CaptionerConfig(V, kind="cnn"), Grid())
+        CaptionerConfig(V, kind="cnn")
+    with pytest.raises(ValueError, match="look 'never' does not exist"):
+        CaptionerConfig(V, look="never")

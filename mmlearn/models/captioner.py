@@ -28,8 +28,11 @@ class CaptionerConfig:
 
     d_model: width of the word vectors; d_hidden: of the recurrent state; d_attention: in which state and places are
     compared (Show, Attend and Tell only); kind: "lstm", "gru" or "rnn"; dropout: on word vectors and before the logits;
-    gate: multiply what was looked at by a learned share in (0, 1) (Xu et al. 2015, section 4.2.1);
     forget_bias: added at the start to the gates that keep.
+
+    Of Show, Attend and Tell only: gate, multiply what is seen by a learned share in (0, 1) (Xu et al. 2015, section
+    4.2.1); look, "before" the last word is read, as in the paper, or "after", so that the word can steer the look (Lu
+    et al., "Knowing When to Look", CVPR 2017, section 2.2); coordinates, each place also tells its row and column.
     """
 
     vocab_size: int
@@ -38,8 +41,16 @@ class CaptionerConfig:
     d_attention: int = 128
     kind: str = "lstm"
     dropout: float = 0.0
-    gate: bool = False
     forget_bias: float = 1.0
+    gate: bool = False
+    look: str = "before"
+    coordinates: bool = False
+
+    def __post_init__(self):
+        if self.kind not in CELLS:
+            raise ValueError(f"kind {self.kind!r} does not exist: choose one of {', '.join(CELLS)}")
+        if self.look not in ("before", "after"):
+            raise ValueError(f"look {self.look!r} does not exist: choose before or after")
 
 
 class Captioner(nn.Module):
@@ -56,11 +67,8 @@ class Captioner(nn.Module):
 
     def __init__(self, config: CaptionerConfig, encoder: nn.Module, words: Float[Tensor, "V D"] | None = None):
         super().__init__()
-        if config.kind not in CELLS:
-            raise ValueError(f"kind {config.kind!r} does not exist: choose one of {', '.join(CELLS)}")
         self.config, self.encoder = config, encoder
         self.words = nn.Embedding(config.vocab_size, config.d_model)
-        nn.init.normal_(self.words.weight, std=config.d_model**-0.5)
         if words is not None:
             self._take(words)
         self.dropout = nn.Dropout(config.dropout)
@@ -175,7 +183,7 @@ class ShowAttendTell(Captioner):
 
     def __init__(self, config: CaptionerConfig, encoder: nn.Module, words: Float[Tensor, "V D"] | None = None):
         super().__init__(config, encoder, words)
-        d_place = encoder.d_model
+        d_place = encoder.d_model + 4 * config.coordinates
         self.cell = CELLS[config.kind](config.d_model + d_place, config.d_hidden)
         if config.kind != "rnn":
             self.cell.from_input.bias.data[config.d_hidden : 2 * config.d_hidden] += config.forget_bias
@@ -188,9 +196,12 @@ class ShowAttendTell(Captioner):
         self.read = nn.Linear(config.d_model, config.vocab_size)
 
     def begin(self, grid: Float[Tensor, "B D P Q"]) -> State:
+        if self.config.coordinates:
+            grid = torch.cat([grid, coordinates(grid)], dim=1)
         places = grid.flatten(2).transpose(1, 2).contiguous()  # (B, S, D)
-        states = torch.tanh(self.begins(places.mean(dim=1))).chunk(self.cell.n_states, dim=1)
-        return dict(zip("hc", states, strict=False)) | {"places": places, "keys": self.key(places)}
+        seen = places.mean(dim=1)
+        states = torch.tanh(self.begins(seen)).chunk(self.cell.n_states, dim=1)
+        return dict(zip("hc", states, strict=False)) | {"places": places, "keys": self.key(places), "seen": seen}
 
     def look(self, state: State) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B S"]]:
         """What is seen from this state, and the weights of the places, which add up to 1."""
@@ -205,14 +216,29 @@ class ShowAttendTell(Captioner):
         words = self.dropout(self.words(tokens))
         into = self.cell.from_input.weight.split([self.config.d_model, state["places"].shape[-1]], dim=1)
         read = F.linear(words, into[0], self.cell.from_input.bias)  # the words' share, for all steps at once
+        state = dict(state)  # the caller's stays as it was
         names, outputs, maps = "hc"[: self.cell.n_states], [], []
         for t in range(tokens.shape[1]):
-            seen, weights = self.look(state)
-            new = self.cell.update(read[:, t] + F.linear(seen, into[1]), tuple(state[name] for name in names))
+            if self.config.look == "before":
+                state["seen"], weights = self.look(state)
+            new = self.cell.update(read[:, t] + F.linear(state["seen"], into[1]), tuple(state[n] for n in names))
             state = state | dict(zip(names, new, strict=True))
-            outputs.append(torch.cat([new[0], seen], dim=1))
+            if self.config.look == "after":
+                state["seen"], weights = self.look(state)
+            outputs.append(torch.cat([new[0], state["seen"]], dim=1))
             maps.append(weights)
         return words + self.show(torch.stack(outputs, dim=1)), state, torch.stack(maps, dim=1)
+
+
+def coordinates(grid: Float[Tensor, "B D P Q"]) -> Float[Tensor, "B 4 P Q"]:
+    """Row, column and their squares of each place of the grid, from -1 at the top left to 1.
+
+    As in Liu et al., "An intriguing failing of convolutional neural networks and the CoordConv solution", NeurIPS 2018;
+    the squares tell the middle from the border.
+    """
+    rows, columns = (torch.linspace(-1, 1, n, dtype=grid.dtype, device=grid.device) for n in grid.shape[2:])
+    both = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+    return torch.cat([both, both.square()]).expand(len(grid), -1, -1, -1)
 
 
 def attention_penalty(weights: Float[Tensor, "*B T S"], mask: Bool[Tensor, "*B T"]) -> Float[Tensor, ""]:
