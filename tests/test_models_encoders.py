@@ -2,7 +2,6 @@
 
 from urllib.error import URLError
 
-import jaxtyping
 import pytest
 import torch
 import torchvision
@@ -117,14 +116,6 @@ def test_what_there_is_not(name, changes, message):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(CheckpointError, match=r"no readable config.json"):
         image_encoder(tmp_path)
-
-
-@pytest.fixture
-def unchecked():
-    """As a learner meets the functions: without the import hook that checks shapes in tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_pictures_that_are_not_normalised(unchecked, published):

@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,14 +15,6 @@ from mmlearn.nn import MultiHeadAttention, causal_mask, scaled_dot_product_atten
 from mmlearn.nn.attention import from_torch, to_torch
 
 B, N, T, S, D = 3, 2, 5, 7, 8
-
-
-@pytest.fixture
-def unchecked():
-    """As a learner meets the functions: without the import hook that checks shapes in tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def qkv(*before, t=T, s=S, d=D, e=D, dtype=torch.float64):

@@ -1,6 +1,5 @@
 """Recurrent blocks equal PyTorch's, padding changes nothing, bad input gets an error, nothing in excess is computed."""
 
-import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -16,14 +15,6 @@ THEIRS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 CELLS = {"rnn": (RNNCell, nn.RNNCell), "lstm": (LSTMCell, nn.LSTMCell), "gru": (GRUCell, nn.GRUCell)}
 LENGTHS = torch.tensor([6, 1, 4, 3])
 MASK = torch.arange(T) < LENGTHS[:, None]
-
-
-@pytest.fixture
-def unchecked():
-    """As a learner meets the functions: without the import hook that checks shapes in tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

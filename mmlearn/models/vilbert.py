@@ -149,7 +149,7 @@ class CoAttention(nn.Module):
         text_mask: Bool[Tensor, "B T"] | None = None,
         *,
         return_weights: bool = False,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Float[Tensor, "B R V"], Float[Tensor, "B T D"]] | tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Both streams after the exchange; with `return_weights` also (regions to words, words to regions)."""
         looked = self._ask("vision", vision, "text", text, text_mask, return_weights)
         read = self._ask("text", text, "vision", vision, vision_mask, return_weights)
