@@ -11,6 +11,7 @@ import mmlearn as mm
 from mmlearn.errors import CheckpointError, ShapeError
 from mmlearn.models.fusion import FUSIONS, FusionConfig, MultimodalModel, masked_word_loss, matching_loss
 from mmlearn.nn import BertConfig, ViTConfig
+from tests.lively import lively
 
 VISION = ViTConfig(16, 4, 16, 2, 2, d_ff=32)
 LANGUAGE = BertConfig(30, 24, 2, 2, d_ff=32, max_len=12)
@@ -37,15 +38,12 @@ def batch():
 def parts(tmp_path):
     import transformers
 
-    torch.manual_seed(0)
     vit = transformers.ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     vit.image_size, vit.patch_size = 16, 4
     bert = transformers.BertConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     bert.vocab_size, bert.max_position_embeddings = 30, 12
     for model, name in ((transformers.ViTModel(vit), "vit"), (transformers.BertModel(bert), "bert")):
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-        model.save_pretrained(tmp_path / name)
+        lively(model).save_pretrained(tmp_path / name)
     return tmp_path / "vit", tmp_path / "bert"
 
 

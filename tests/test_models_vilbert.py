@@ -8,6 +8,7 @@ from torch import nn
 import mmlearn as mm
 from mmlearn.errors import ShapeError
 from mmlearn.models.vilbert import CoAttention, ViLBERT, ViLBERTConfig, masked_region_loss, place_of_boxes
+from tests.lively import lively
 
 SMALL = ViLBERTConfig(
     30, 10, 6, d_model=16, n_heads=2, n_layers=3, d_ff=24, max_len=9, v_d_model=24, v_n_heads=3, v_n_layers=2,
@@ -22,13 +23,6 @@ def batch():
     tokens = torch.randint(5, 30, (3, 7), generator=generator)
     text = (tokens, torch.arange(7) < torch.tensor([[7], [5], [3]]))
     return regions, places, text, torch.arange(5) < torch.tensor([[5], [2], [4]])
-
-
-def lively(module):
-    torch.manual_seed(0)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return module.eval()
 
 
 class Composed(nn.Module):

@@ -8,6 +8,7 @@ import mmlearn as mm
 from mmlearn.errors import DataError, ShapeError
 from mmlearn.nn import Bert, BertConfig, BertForMaskedLM, mask_tokens
 from mmlearn.nn.bert import IGNORE
+from tests.lively import lively
 
 SIZES = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
 SIZES |= {"max_position_embeddings": 16, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -17,11 +18,7 @@ CONFIG = BertConfig(50, d_model=24, n_heads=3, n_layers=2, d_ff=40, max_len=16)
 def theirs(kind="BertModel", **changes):
     import transformers
 
-    torch.manual_seed(0)
-    model = getattr(transformers, kind)(transformers.BertConfig(**SIZES | changes)).eval()
-    for parameter in model.parameters():  # zeros and ones hide mistakes
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    return lively(getattr(transformers, kind)(transformers.BertConfig(**SIZES | changes)))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import mmlearn as mm
 from mmlearn.errors import CheckpointError, ShapeError
 from mmlearn.nn import ViT, ViTConfig, patchify, resize_positions, unpatchify
+from tests.lively import lively
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
 SIZES |= {"image_size": 16, "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -17,11 +18,7 @@ SIZES |= {"image_size": 16, "patch_size": 4, "hidden_dropout_prob": 0.0, "attent
 def theirs(kind="ViTModel", **changes):
     import transformers
 
-    torch.manual_seed(0)
-    model = getattr(transformers, kind)(transformers.ViTConfig(**SIZES | changes)).eval()
-    for parameter in model.parameters():  # zeros and ones hide mistakes
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    return lively(getattr(transformers, kind)(transformers.ViTConfig(**SIZES | changes)))
 
 
 @pytest.fixture

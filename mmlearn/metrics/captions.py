@@ -86,8 +86,11 @@ def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]], beta
     """
     if not beta > 0:
         raise DataError(f"beta is {beta!r}, expected a positive number: 1.2 is the usual one")
-    pairs = zip(*_read(candidates, references), strict=True)
-    scores = [_rouge_l(candidate, group, beta) for candidate, group in pairs]
+    return _mean_rouge_l(*_read(candidates, references), beta)
+
+
+def _mean_rouge_l(candidates: list[list[str]], references: list[list[list[str]]], beta: float = 1.2) -> float:
+    scores = [_rouge_l(candidate, group, beta) for candidate, group in zip(candidates, references, strict=True)]
     return sum(scores) / len(scores)
 
 
@@ -134,7 +137,10 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]], sigm
     """
     if not sigma > 0:
         raise DataError(f"sigma is {sigma!r}, expected a positive number: 6 is the usual one")
-    said, groups = _read(candidates, references)
+    return _cider_d(*_read(candidates, references), sigma)
+
+
+def _cider_d(said: list[list[str]], groups: list[list[list[str]]], sigma: float = 6.0) -> float:
     counted = [[_ngrams(reference) for reference in group] for group in groups]
     pictures_with = Counter(gram for group in counted for gram in set().union(*group))
     rarity = {gram: math.log(len(groups) / n) for gram, n in pictures_with.items()}
@@ -178,17 +184,21 @@ def distinct(candidates: Sequence[str]) -> int:
 
     Few different captions on many pictures: the model does not look. Raises DataError where there is no caption.
     """
-    return len({tuple(sentence) for sentence in _said(candidates)})
+    return _distinct(_said(candidates))
+
+
+def _distinct(said: list[list[str]]) -> int:
+    return len({tuple(sentence) for sentence in said})
 
 
 def caption_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """bleu_1 … bleu_4, rouge_l, cider_d and distinct in one dictionary; arguments and errors as `bleu`."""
-    said = _read(candidates, references)
-    scores = {f"bleu_{n}": score for n, score in enumerate(_bleus(*said), start=1)}
+    said, groups = _read(candidates, references)
+    scores = {f"bleu_{n}": score for n, score in enumerate(_bleus(said, groups), start=1)}
     return scores | {
-        "rouge_l": rouge_l(candidates, references),
-        "cider_d": cider_d(candidates, references),
-        "distinct": distinct(candidates),
+        "rouge_l": _mean_rouge_l(said, groups),
+        "cider_d": _cider_d(said, groups),
+        "distinct": _distinct(said),
     }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmlearn.errors import CheckpointError, DataError, ShapeError
 from mmlearn.models.two_tower import MAX_SCALE
-from mmlearn.nn.pretrained import PUBLISHED_ACTIVATIONS, Pretrained, activation, number
+from mmlearn.nn.pretrained import Pretrained, number, published_stack, read_stack
 from mmlearn.nn.transformer import FeedForward, Transformer, TransformerConfig, check_tokens
 
 
@@ -32,15 +32,7 @@ class TowerConfig:
     @property
     def transformer(self) -> TransformerConfig:
         """The stack of pre-norm layers."""
-        return TransformerConfig(
-            d_model=self.d_model,
-            n_heads=self.n_heads,
-            n_layers=self.n_layers,
-            d_ff=self.d_ff,
-            positions="none",
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-        )
+        return TransformerConfig.stack_of(self)
 
 
 @dataclass(frozen=True)
@@ -204,18 +196,8 @@ class CLIP(Pretrained):
 
     @classmethod
     def _read_config(cls, described: dict, shapes: dict[str, tuple[int, ...]]) -> CLIPConfig:
-        vision, text = described["vision_config"], described["text_config"]
-        return CLIPConfig(
-            vocab_size=number(text, "vocab_size"),
-            vision=_tower(vision),
-            text=_tower(text),
-            image_size=number(vision, "image_size"),
-            patch_size=number(vision, "patch_size"),
-            in_channels=number(vision, "num_channels", 3),
-            max_len=number(text, "max_position_embeddings"),
-            d_proj=number(described, "projection_dim"),
-            end_id=_end_token(text),
-        )
+        text = described["text_config"]
+        return _read_sizes(described, number(described, "projection_dim"), end_id=_end_token(text))
 
     def _published_config(self) -> dict:
         if not self.own_vision:
@@ -307,16 +289,7 @@ class SigLIP(Pretrained):
         width = number(vision, "hidden_size")
         if number(text, "projection_size", number(text, "hidden_size")) != width:
             raise ValueError(f"projection_size of the text is not the pictures' hidden_size {width}")
-        return CLIPConfig(
-            vocab_size=number(text, "vocab_size"),
-            vision=_tower(vision),
-            text=_tower(text),
-            image_size=number(vision, "image_size"),
-            patch_size=number(vision, "patch_size"),
-            in_channels=number(vision, "num_channels", 3),
-            max_len=number(text, "max_position_embeddings"),
-            d_proj=width,
-        )
+        return _read_sizes(described, width)
 
     def _published_config(self) -> dict:
         vision = {"model_type": "siglip_vision_model", "vision_use_head": True, **_published_vision(self.config)}
@@ -336,14 +309,18 @@ def sigmoid_loss(logits: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
     return -F.logsigmoid(signs * logits).sum() / len(logits)
 
 
-def _tower(described: dict) -> TowerConfig:
-    return TowerConfig(
-        d_model=number(described, "hidden_size"),
-        n_heads=number(described, "num_attention_heads"),
-        n_layers=number(described, "num_hidden_layers", most=1000),
-        d_ff=number(described, "intermediate_size"),
-        activation=activation(described),
-        norm_eps=float(described["layer_norm_eps"]),
+def _read_sizes(described: dict, d_proj: int, **more) -> CLIPConfig:
+    vision, text = described["vision_config"], described["text_config"]
+    return CLIPConfig(
+        vocab_size=number(text, "vocab_size"),
+        vision=TowerConfig(norm_eps=float(vision["layer_norm_eps"]), **read_stack(vision)),
+        text=TowerConfig(norm_eps=float(text["layer_norm_eps"]), **read_stack(text)),
+        image_size=number(vision, "image_size"),
+        patch_size=number(vision, "patch_size"),
+        in_channels=number(vision, "num_channels", 3),
+        max_len=number(text, "max_position_embeddings"),
+        d_proj=d_proj,
+        **more,
     )
 
 
@@ -353,22 +330,11 @@ def _end_token(text: dict) -> int:
     return number(text, "vocab_size") - 1 if end == 2 else end
 
 
-def _published_tower(config: TowerConfig) -> dict:
-    return {
-        "hidden_size": config.d_model,
-        "num_attention_heads": config.n_heads,
-        "num_hidden_layers": config.n_layers,
-        "intermediate_size": config.transformer.width_ff,
-        "hidden_act": PUBLISHED_ACTIVATIONS[config.activation],
-        "layer_norm_eps": config.norm_eps,
-    }
-
-
 def _published_vision(config: CLIPConfig) -> dict:
     sizes = {"image_size": config.image_size, "patch_size": config.patch_size, "num_channels": config.in_channels}
-    return _published_tower(config.vision) | sizes
+    return published_stack(config.vision) | sizes
 
 
 def _published_text(config: CLIPConfig) -> dict:
     sizes = {"vocab_size": config.vocab_size, "max_position_embeddings": config.max_len}
-    return _published_tower(config.text) | sizes | {"eos_token_id": config.end_id, "bos_token_id": 2, "pad_token_id": 0}
+    return published_stack(config.text) | sizes | {"eos_token_id": config.end_id, "bos_token_id": 2, "pad_token_id": 0}

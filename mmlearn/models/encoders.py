@@ -31,7 +31,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         network.head = nn.Identity()  # the classifier would be a weight that nothing trains
         self.network = network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
-        self.d_model = getattr(network.config, "d_model", network.config.widths[-1])
+        self.d_model = network.config.d_model
         self.imagenet, self.frozen = imagenet, frozen
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)

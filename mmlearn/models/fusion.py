@@ -6,8 +6,6 @@ the outputs are equal. Chapter 11 builds everything here by hand.
 Dimensions: B batch, P patches and class token of a picture, T tokens of a text, D features of the fusion.
 """
 
-import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from mmlearn.errors import CheckpointError, ShapeError
 from mmlearn.nn import Bert, BertConfig, Transformer, TransformerConfig, ViT, ViTConfig
 from mmlearn.nn.bert import IGNORE
-from mmlearn.nn.pretrained import read_config, read_headers, read_tensors
+from mmlearn.nn.pretrained import read_config, read_headers, read_tensors, write_pretrained
 
 FUSIONS = ("concatenation", "merged", "cross")
 LIBRARIES = ("mmlearn", "transformers")
@@ -50,7 +48,7 @@ class FusionConfig:
     @property
     def transformer(self) -> TransformerConfig:
         """The stack of the merged or cross-attention layers."""
-        return TransformerConfig(self.d_model, self.n_heads, self.n_layers, positions="none", dropout=self.dropout)
+        return TransformerConfig.stack_of(self)
 
 
 class Fused(NamedTuple):
@@ -224,16 +222,11 @@ class MultimodalModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `vision/` and `language/`, which transformers opens as ViTModel and BertModel, and the fusion."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         self.vision.vit.save_pretrained(folder / "vision")
         self.language.bert.save_pretrained(folder / "language")
-        state = {n: v.detach().clone().contiguous() for n, v in self.state_dict().items() if not n.startswith(ENCODERS)}
-        save_file(state, folder / ".model.safetensors.part", metadata={"format": "pt"})
-        os.replace(folder / ".model.safetensors.part", folder / "model.safetensors")
-        written = {"model_type": "mmlearn-fusion", **asdict(self.config)}
-        (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith(ENCODERS)}
+        write_pretrained(folder, {"model_type": "mmlearn-fusion", **asdict(self.config)}, state)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, library: str = "mmlearn") -> "MultimodalModel":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmlearn.errors import ShapeError
 from mmlearn.nn import BertConfig, FeedForward, TransformerConfig, TransformerLayer, scaled_dot_product_attention
-from mmlearn.nn.bert import BertEmbedding, MaskedWordHead
+from mmlearn.nn.bert import LAYER_TO_OWN, BertEmbedding, MaskedWordHead
 from mmlearn.nn.pretrained import Rules, substitute
 
 
@@ -88,15 +88,13 @@ class ViLBERTConfig:
     @property
     def vision(self) -> TransformerConfig:
         """The stream of regions: post-norm layers of another width."""
-        return TransformerConfig(
+        return TransformerConfig.stack_of(
+            self,
             d_model=self.v_d_model,
             n_heads=self.v_n_heads,
             n_layers=self.v_n_layers,
             d_ff=self.v_d_ff,
-            positions="none",
             norm_first=False,
-            dropout=self.dropout,
-            norm_eps=self.norm_eps,
         )
 
 
@@ -278,7 +276,6 @@ def _through(layers, x: Tensor, mask: Tensor | None) -> Tensor:
     return x
 
 
-_LETTERS = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
 _STREAM = {"1": "vision", "2": "text", "v": "vision", "t": "text"}
 PUBLISHED: Rules = (
     (r"^(module\.|model\.)+", ""),
@@ -293,18 +290,13 @@ PUBLISHED: Rules = (
     (r"^encoder\.layer\.", "text_layers."),
     (r"^encoder\.v_layer\.", "vision_layers."),
     (r"^encoder\.c_layer\.", "co_layers."),
-    (r"\.biattention\.(query|key|value)([12])", lambda m: f".{_STREAM[m[2]]}_{_LETTERS[m[1]]}"),
+    (r"\.biattention\.(query|key|value)([12])", lambda m: f".{_STREAM[m[2]]}_{m[1][0]}_proj"),
     (r"\.biOutput\.dense([12])", lambda m: f".{_STREAM[m[1]]}_out"),
     (r"\.biOutput\.LayerNorm([12])", lambda m: f".{_STREAM[m[1]]}_norm"),
     (r"\.([vt])_intermediate\.dense", lambda m: f".{_STREAM[m[1]]}_feed_forward.widen"),
     (r"\.([vt])_output\.dense", lambda m: f".{_STREAM[m[1]]}_feed_forward.narrow"),
     (r"\.([vt])_output\.LayerNorm", lambda m: f".{_STREAM[m[1]]}_feed_forward_norm"),
-    (r"\.attention\.self\.(query|key|value)", lambda m: f".attention.{_LETTERS[m[1]]}"),
-    (r"\.attention\.output\.dense", ".attention.out_proj"),
-    (r"\.attention\.output\.LayerNorm", ".norm"),
-    (r"\.intermediate\.dense", ".feed_forward.widen"),
-    (r"\.output\.dense", ".feed_forward.narrow"),
-    (r"\.output\.LayerNorm", ".feed_forward_norm"),
+    *LAYER_TO_OWN,
     (r"^t_pooler\.dense", "text_pooler"),
     (r"^v_pooler\.dense", "vision_pooler"),
     (r"^cls\.predictions\.transform\.dense", "word_head.dense"),

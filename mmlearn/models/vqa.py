@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmlearn.errors import DataError, ShapeError
 from mmlearn.models.encoders import image_encoder
-from mmlearn.nn.rnn import Recurrent
+from mmlearn.nn.rnn import Recurrent, padded_at_the_end
 
 UNKNOWN = -1  # the number of an answer that is not in the vocabulary
 
@@ -272,7 +272,7 @@ class QuestionReader(nn.Module):
                 f"tokens {tuple(tokens.shape)} and {mask.dtype} mask {tuple(mask.shape)}: expected (questions, length) "
                 "twice, the mask torch.bool with True = a word"
             )
-        if (mask[:, 1:] & ~mask[:, :-1]).any():
+        if not padded_at_the_end(mask):
             raise ShapeError("a question has padding before its words: padding must stand at the end")
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
             raise ShapeError(

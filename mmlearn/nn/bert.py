@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmlearn.errors import DataError, ShapeError
-from mmlearn.nn.pretrained import PUBLISHED_ACTIVATIONS, Pretrained, activation, number
-from mmlearn.nn.transformer import ACTIVATIONS, Transformer, TransformerConfig, check_tokens
+from mmlearn.nn.pretrained import Pretrained, number, published_stack, read_stack
+from mmlearn.nn.transformer import ACTIVATIONS, Transformer, TransformerConfig, check_tokens, where
 
 IGNORE = -100  # the label of a position that is not to be predicted; F.cross_entropy leaves it out
 
@@ -47,17 +47,7 @@ class BertConfig:
     @property
     def transformer(self) -> TransformerConfig:
         """The stack of post-norm layers."""
-        return TransformerConfig(
-            d_model=self.d_model,
-            n_heads=self.n_heads,
-            n_layers=self.n_layers,
-            d_ff=self.d_ff,
-            positions="none",
-            norm_first=False,
-            activation=self.activation,
-            dropout=self.dropout,
-            norm_eps=self.norm_eps,
-        )
+        return TransformerConfig.stack_of(self, norm_first=False)
 
 
 class BertEmbedding(nn.Module):
@@ -76,14 +66,7 @@ class BertEmbedding(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "B T"], segments: Int[Tensor, "B T"] | None = None) -> Float[Tensor, "B T D"]:
         """segments: 0 for every token where None. Raises ShapeError, or DataError for a token out of range."""
-        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
-            raise ShapeError(
-                f"tokens are {tuple(tokens.shape)} of {tokens.dtype}, expected whole numbers of the shape "
-                "(batch, length)"
-            )
-        length = tokens.shape[1]
-        if length > self.config.max_len:
-            raise ShapeError(f"the sequence has {length} tokens, the model takes {self.config.max_len}: cut it")
+        positions, _ = where(tokens, None, self.config.max_len)
         check_tokens(tokens, self.config.vocab_size)
         segments = torch.zeros_like(tokens) if segments is None else segments
         if segments.shape != tokens.shape:
@@ -92,7 +75,7 @@ class BertEmbedding(nn.Module):
             )
         if segments.numel() and not 0 <= segments.min() <= segments.max() < self.config.n_segments:
             raise DataError(f"segments go from 0 to {self.config.n_segments - 1}: give each sentence one of these")
-        x = self.token(tokens) + self.position.weight[:length] + self.segment(segments)
+        x = self.token(tokens) + self.position(positions) + self.segment(segments)
         return self.dropout(self.norm(x))
 
 
@@ -180,16 +163,12 @@ class Bert(Pretrained):
             raise ValueError("is_decoder or add_cross_attention is true: only an encoder can be read")
         return BertConfig(
             vocab_size=number(described, "vocab_size"),
-            d_model=number(described, "hidden_size"),
-            n_heads=number(described, "num_attention_heads"),
-            n_layers=number(described, "num_hidden_layers", most=1000),
-            d_ff=number(described, "intermediate_size"),
             max_len=number(described, "max_position_embeddings"),
             n_segments=number(described, "type_vocab_size", 2),
             pooler="pooler.weight" in shapes,
-            activation=activation(described),
             dropout=float(described.get("hidden_dropout_prob", 0.0)),
             norm_eps=float(described.get("layer_norm_eps", 1e-12)),
+            **read_stack(described),
         )
 
     def _published_config(self) -> dict:
@@ -197,16 +176,11 @@ class Bert(Pretrained):
         return {
             "architectures": [{"Bert": "BertModel"}.get(type(self).__name__, type(self).__name__)],
             "vocab_size": config.vocab_size,
-            "hidden_size": config.d_model,
-            "num_attention_heads": config.n_heads,
-            "num_hidden_layers": config.n_layers,
-            "intermediate_size": config.transformer.width_ff,
+            **published_stack(config),
             "max_position_embeddings": config.max_len,
             "type_vocab_size": config.n_segments,
-            "hidden_act": PUBLISHED_ACTIVATIONS[config.activation],
             "hidden_dropout_prob": config.dropout,
             "attention_probs_dropout_prob": config.dropout,
-            "layer_norm_eps": config.norm_eps,
             "pad_token_id": 0,
         }
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmlearn.errors import CheckpointError, ShapeError
+from mmlearn.nn.pretrained import write_pretrained
 
 
 def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
@@ -47,7 +48,7 @@ def conv2d(
             f"weight has shape {tuple(weight.shape)} and bias {None if bias is None else tuple(bias.shape)}, "
             "expected (filters, channels, height, width) and (filters,)"
         )
-    _check_images(images, weight.shape[1])
+    check_images(images, weight.shape[1])
     height, width = weight.shape[2:]
     rows = conv_size(images.shape[2], height, stride, padding)
     columns = conv_size(images.shape[3], width, stride, padding)
@@ -175,7 +176,7 @@ class ConvNet(nn.Module):
 
         Raises ShapeError for other channels, whole numbers, or a picture too small to be halved so often.
         """
-        _check_images(images, self.config.in_channels, smallest=2 ** (len(self.stages) - 1))
+        check_images(images, self.config.in_channels, smallest=2 ** (len(self.stages) - 1))
         return _through(self.stages, images)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
@@ -295,7 +296,7 @@ class ResNet(nn.Module):
 
         Raises ShapeError for other channels, whole numbers, or pictures without a pixel.
         """
-        _check_images(images, self.config.in_channels)
+        check_images(images, self.config.in_channels)
         x = F.relu(self.stem.norm(self.stem.conv(images)), inplace=True)
         if self.config.stem == "large":
             x = F.max_pool2d(x, 3, stride=2, padding=1)
@@ -358,8 +359,6 @@ class ResNet(nn.Module):
 
         Raises CheckpointError for the small stem, which transformers does not have.
         """
-        from safetensors.torch import save_file
-
         config = self.config
         if config.stem != "large":
             raise CheckpointError("transformers has no ResNet with the small stem: save model.state_dict() instead")
@@ -367,7 +366,7 @@ class ResNet(nn.Module):
         state = {}
         for name, value in self.state_dict().items():
             theirs = transformers_name(name)
-            state[theirs if name.startswith("head") else prefix + theirs] = value.contiguous()
+            state[theirs if name.startswith("head") else prefix + theirs] = value
         expansion = BLOCKS[config.block].expansion
         written = {
             "model_type": "resnet",
@@ -379,9 +378,7 @@ class ResNet(nn.Module):
             "num_channels": config.in_channels,
             "id2label": {i: f"LABEL_{i}" for i in range(config.n_classes)},
         }
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "config.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
-        save_file(state, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        write_pretrained(folder, written, state)
 
     @classmethod
     def _from_state(cls, state: Mapping[str, Tensor], rename: Callable[[str], str], stage: str, head: str) -> "ResNet":
@@ -497,7 +494,8 @@ def _through(stages: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
     return maps
 
 
-def _check_images(images: Tensor, channels: int, smallest: int = 1) -> None:
+def check_images(images: Tensor, channels: int, smallest: int = 1) -> None:
+    """Raises ShapeError unless images are (batch, channels, height, width), floating point and large enough."""
     if images.ndim != 4 or images.shape[1] != channels:
         raise ShapeError(f"images have shape {tuple(images.shape)}, expected (batch, {channels}, height, width)")
     if not images.is_floating_point():

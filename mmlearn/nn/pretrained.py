@@ -56,8 +56,8 @@ class Pretrained(nn.Module):
                 wanted = {name: tuple(value.shape) for name, value in cls(config).state_dict().items()}
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}/config.json cannot be used: {_said(error)}") from error
-        wanted = {name: shape for name, shape in wanted.items() if not any(re.search(r, name) for r in cls.ignored)}
-        _compare(wanted, held, cls.ignored, folder)
+        wanted = {name: shape for name, shape in wanted.items() if not cls._ignores(name)}
+        _compare(wanted, {name: entry for name, entry in held.items() if not cls._ignores(name)}, folder)
         model = cls(config)
         model.load_state_dict(read_tensors({name: held[name][:2] for name in wanted}, folder), strict=False)
         return model.eval()
@@ -66,36 +66,30 @@ class Pretrained(nn.Module):
     def own_state(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of transformers' model under our names (also a map for `mm.matches`)."""
         renamed = {cls.own_name(name): value for name, value in state.items()}
-        return {n: value for n, value in renamed.items() if not any(re.search(r, n) for r in cls.ignored)}
+        return {name: value for name, value in renamed.items() if not cls._ignores(name)}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` so that transformers' `from_pretrained` gives equal outputs.
 
         Raises CheckpointError where transformers has no such model.
         """
-        from safetensors.torch import save_file
-
         described = {"model_type": self.model_type, **self._published_config()}
-        state = {}
-        for name, value in self.state_dict().items():
-            if not any(re.search(rule, name) for rule in self.ignored):
-                state[self.published_name(name)] = value.detach().clone().contiguous()
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, folder / f".{WEIGHTS}.part", metadata={"format": "pt"})
-        os.replace(folder / f".{WEIGHTS}.part", folder / WEIGHTS)
-        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        state = {name: value for name, value in self.state_dict().items() if not self._ignores(name)}
+        prefix = self.prefix if any(name.startswith(self.heads) for name in state) else ""
+        renamed = {}
+        for name, value in state.items():
+            published = substitute(name, self.to_published)
+            renamed[published if name.startswith(self.heads) else prefix + published] = value
+        write_pretrained(folder, described, renamed)
 
     @classmethod
     def own_name(cls, name: str) -> str:
         """Our name of a tensor of transformers."""
         return substitute(name.removeprefix(cls.prefix), cls.to_own)
 
-    def published_name(self, name: str) -> str:
-        """The name under which transformers writes a tensor of ours."""
-        written = substitute(name, self.to_published)
-        has_head = any(other.startswith(self.heads) for other in self.state_dict()) if self.heads else False
-        return written if not has_head or name.startswith(self.heads) else self.prefix + written
+    @classmethod
+    def _ignores(cls, name: str) -> bool:
+        return any(re.search(rule, name) for rule in cls.ignored)
 
     @classmethod
     def _read_config(cls, described: dict, shapes: dict[str, tuple[int, ...]]):
@@ -142,6 +136,42 @@ def read_config(folder: Path, model_type: str) -> dict:
     if found != model_type:
         raise CheckpointError(f"{folder} holds a model of type {found!r}, expected {model_type!r}")
     return described
+
+
+def write_pretrained(folder: str | Path, described: dict, state: Mapping[str, Tensor]) -> None:
+    """Write `config.json` and `model.safetensors`, the weights whole or not at all."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{WEIGHTS}.part"
+    own = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    save_file(own, part, metadata={"format": "pt"})
+    os.replace(part, folder / WEIGHTS)
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+def read_stack(described: dict) -> dict:
+    """The sizes of a stack of layers, under our names, from a configuration of transformers. Raises ValueError."""
+    return {
+        "d_model": number(described, "hidden_size"),
+        "n_heads": number(described, "num_attention_heads"),
+        "n_layers": number(described, "num_hidden_layers", most=1000),
+        "d_ff": number(described, "intermediate_size"),
+        "activation": activation(described),
+    }
+
+
+def published_stack(config) -> dict:
+    """The way back: the sizes of a configuration that has a `transformer`, under the names of transformers."""
+    return {
+        "hidden_size": config.d_model,
+        "num_attention_heads": config.n_heads,
+        "num_hidden_layers": config.n_layers,
+        "intermediate_size": config.transformer.width_ff,
+        "hidden_act": PUBLISHED_ACTIVATIONS[config.activation],
+        "layer_norm_eps": config.norm_eps,
+    }
 
 
 def number(described: dict, key: str, default: int | None = None, *, most: int = LARGEST) -> int:
@@ -220,11 +250,10 @@ def _modern(name: str) -> str:
     return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
 
 
-def _compare(wanted: dict, held: dict, ignored: tuple[str, ...], folder: Path) -> None:
+def _compare(wanted: dict, held: dict, folder: Path) -> None:
     missing = [name for name in wanted if name not in held]
-    unknown = [own for own in held if own not in wanted and not any(re.search(rule, own) for rule in ignored)]
+    unknown = [held[own][0] for own in held if own not in wanted]
     if missing or unknown:
-        unknown = [held[own][0] for own in unknown]
         parts = [f"lacks {_some(missing)}"] * bool(missing) + [f"holds the unknown {_some(unknown)}"] * bool(unknown)
         raise CheckpointError(f"{folder} {' and '.join(parts)}: it is another model, or only a part of one")
     for name, shape in wanted.items():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from mmlearn.errors import ShapeError
-from mmlearn.nn.transformer import check_tokens
+from mmlearn.nn.transformer import check_tokens, check_whole
 
 State = Tensor | tuple[Tensor, Tensor]  # h, or of an LSTM (h, c)
 
@@ -162,7 +162,7 @@ class Recurrent(nn.Module):
         """
         states = _as_tuple(self.initial_state(x) if state is None else state)
         self._check_inputs(x, states, mask)
-        path = self._fused if self.fused and x.numel() and _padded_at_the_end(mask) else self._step_by_step
+        path = self._fused if self.fused and x.numel() and padded_at_the_end(mask) else self._step_by_step
         output, states = path(x, states, mask)
         return output, _as_state(states)
 
@@ -240,7 +240,7 @@ def _flat(cell: Cell) -> tuple[Tensor, ...]:
     return cell.from_input.weight, cell.from_state.weight, cell.from_input.bias, cell.from_state.bias
 
 
-def _padded_at_the_end(mask: Tensor | None) -> bool:
+def padded_at_the_end(mask: Tensor | None) -> bool:
     """Whether no real step follows one that is not: only such padding can be packed."""
     return mask is None or not bool((mask[:, 1:] & ~mask[:, :-1]).any())
 
@@ -351,11 +351,7 @@ class RecurrentLM(nn.Module):
         The state's second dimension is the batch, as in `Recurrent`. Raises ShapeError for tokens of another shape
         or kind, DataError for one out of range, as `CausalLM` does.
         """
-        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
-            raise ShapeError(
-                f"tokens are {tuple(tokens.shape)} of {tokens.dtype}, expected whole numbers of the shape "
-                "(batch, length)"
-            )
+        check_whole(tokens)
         check_tokens(tokens, self.config.vocab_size)
         x, state = self.recurrent(self.dropout(self.words(tokens)), state)
         return self.read(self.dropout(x)), state

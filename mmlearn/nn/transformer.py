@@ -69,6 +69,13 @@ class TransformerConfig:
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ShapeError(f"sinusoidal positions come in pairs: d_model={self.d_model} must be even")
 
+    @classmethod
+    def stack_of(cls, config, **changes) -> "TransformerConfig":
+        """The layers inside a larger model, which makes its positions itself: the sizes of its configuration."""
+        names = ("d_model", "n_heads", "n_layers", "d_ff", "activation", "dropout", "norm_eps")
+        sizes = {name: getattr(config, name) for name in names if hasattr(config, name)}
+        return cls(**{"positions": "none"} | sizes | changes)
+
     @property
     def d_head(self) -> int:
         """Features of one head, H."""
@@ -158,6 +165,14 @@ class TokenEmbedding(nn.Module):
         elif self.config.positions == "sinusoidal":  # §3.4: scaled, so that the table does not drown the tokens
             x = x * math.sqrt(self.config.d_model) + self.table[positions]
         return self.dropout(x)
+
+
+def check_whole(tokens: Tensor) -> None:
+    """Raises ShapeError unless tokens are whole numbers of the shape (batch, length)."""
+    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ShapeError(
+            f"tokens are {tuple(tokens.shape)} of {tokens.dtype}, expected whole numbers of the shape (batch, length)"
+        )
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
@@ -450,10 +465,7 @@ def where(tokens: Tensor, mask: Tensor | None, max_len: int, past: int = 0) -> t
 
     mask: None, or over past and present, (B, past + T). Raises ShapeError where something does not fit or is too long.
     """
-    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise ShapeError(
-            f"tokens are {tuple(tokens.shape)} of {tokens.dtype}, expected whole numbers of the shape (batch, length)"
-        )
+    check_whole(tokens)
     length = tokens.shape[1]
     if past + length > max_len:
         raise ShapeError(

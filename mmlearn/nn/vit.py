@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmlearn.errors import CheckpointError, ShapeError
-from mmlearn.nn.pretrained import PUBLISHED_ACTIVATIONS, Pretrained, activation, number
+from mmlearn.nn.cnn import check_images
+from mmlearn.nn.pretrained import Pretrained, number, published_stack, read_stack
 from mmlearn.nn.transformer import Transformer, TransformerConfig
 
 STEMS = ("patches", "convolutions")
@@ -64,16 +65,7 @@ class ViTConfig:
     @property
     def transformer(self) -> TransformerConfig:
         """The stack of pre-norm layers."""
-        return TransformerConfig(
-            d_model=self.d_model,
-            n_heads=self.n_heads,
-            n_layers=self.n_layers,
-            d_ff=self.d_ff,
-            positions="none",
-            activation=self.activation,
-            dropout=self.dropout,
-            norm_eps=self.norm_eps,
-        )
+        return TransformerConfig.stack_of(self)
 
 
 def patchify(images: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor, "B P K"]:
@@ -81,7 +73,7 @@ def patchify(images: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor,
 
     A linear map of these rows equals a convolution whose kernel and stride are the patch. Raises ShapeError.
     """
-    _check_images(images, images.shape[1] if images.ndim == 4 else 3, patch_size)
+    _check_patches(images, images.shape[1] if images.ndim == 4 else 3, patch_size)
     x = images.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))  # (B, C, P, p, Q, p)
     return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
@@ -189,7 +181,7 @@ class ViT(Pretrained):
         Raises ShapeError for another size without it, other channels, or a side that is no multiple of the patch.
         """
         config = self.config
-        _check_images(images, config.in_channels, config.patch_size)
+        _check_patches(images, config.in_channels, config.patch_size)
         if not interpolate and images.shape[2:] != (config.image_size, config.image_size):
             raise ShapeError(
                 f"images have {images.shape[2]} × {images.shape[3]} pixels, the model was made for "
@@ -227,16 +219,12 @@ class ViT(Pretrained):
         return ViTConfig(
             image_size=number(described, "image_size"),
             patch_size=number(described, "patch_size"),
-            d_model=number(described, "hidden_size"),
-            n_heads=number(described, "num_attention_heads"),
-            n_layers=number(described, "num_hidden_layers", most=1000),
-            d_ff=number(described, "intermediate_size"),
             n_classes=shapes.get("head.weight", (0,))[0],
             pooler="pooler.weight" in shapes and "head.weight" not in shapes,
             in_channels=number(described, "num_channels", 3),
-            activation=activation(described),
             dropout=float(described.get("hidden_dropout_prob", 0.0)),
             norm_eps=float(described.get("layer_norm_eps", 1e-12)),
+            **read_stack(described),
         )
 
     def _published_config(self) -> dict:
@@ -250,25 +238,17 @@ class ViT(Pretrained):
             "architectures": ["ViTForImageClassification" if config.n_classes else "ViTModel"],
             "image_size": config.image_size,
             "patch_size": config.patch_size,
-            "hidden_size": config.d_model,
-            "num_attention_heads": config.n_heads,
-            "num_hidden_layers": config.n_layers,
-            "intermediate_size": config.transformer.width_ff,
+            **published_stack(config),
             "num_channels": config.in_channels,
-            "hidden_act": PUBLISHED_ACTIVATIONS[config.activation],
             "hidden_dropout_prob": config.dropout,
             "attention_probs_dropout_prob": config.dropout,
-            "layer_norm_eps": config.norm_eps,
             "qkv_bias": True,
             **({"id2label": {i: f"LABEL_{i}" for i in range(config.n_classes)}} if config.n_classes else {}),
         }
 
 
-def _check_images(images: Tensor, channels: int, patch_size: int) -> None:
-    if images.ndim != 4 or images.shape[1] != channels:
-        raise ShapeError(f"images have shape {tuple(images.shape)}, expected (batch, {channels}, height, width)")
-    if not images.is_floating_point():
-        raise ShapeError(f"images are {images.dtype}, expected floating point: pass data.normalise(images)")
+def _check_patches(images: Tensor, channels: int, patch_size: int) -> None:
+    check_images(images, channels, smallest=0)
     if min(images.shape[2:]) < patch_size or images.shape[2] % patch_size or images.shape[3] % patch_size:
         raise ShapeError(
             f"images of {images.shape[2]} × {images.shape[3]} pixels cannot be cut into patches of {patch_size}"
