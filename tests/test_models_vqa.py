@@ -171,10 +171,15 @@ def test_product_by_hand():
 
 
 @pytest.mark.parametrize("n_hops", [1, 2, 3])
-@pytest.mark.parametrize(("places", "product"), [(False, False), (True, False), (True, True)])
-def test_stacked_attention_by_hand(n_hops, places, product):
+@pytest.mark.parametrize(
+    ("places", "glance", "product"),
+    [(False, False, False), (True, False, False), (True, False, True), (True, True, True)],
+)
+def test_stacked_attention_by_hand(n_hops, places, glance, product):
     """Equations 1 and 15 to 20 of Yang et al., place by place."""
-    config = vqa.VQAConfig(30, 7, 8, 16, 16, 6, n_hops=n_hops, places=places, product=product, d_hidden=0)
+    config = vqa.VQAConfig(
+        30, 7, 8, 16, 16, 6, n_hops=n_hops, places=places, glance=glance, product=product, d_hidden=0
+    )
     model, (images, tokens, mask) = make(vqa.StackedAttention, config), batch(2)
 
     def by_hand(images):
@@ -182,22 +187,25 @@ def test_stacked_attention_by_hand(n_hops, places, product):
         height, width = grid.shape[2:]
         for b in range(len(images)):
             q = u = model.question(tokens[b : b + 1], mask[b : b + 1])[0]
+            values = []
+            for i in range(height):
+                for j in range(width):
+                    f = grid[b, :, i, j]
+                    if places:
+                        x, y = 2 * j / (width - 1) - 1, 2 * i / (height - 1) - 1
+                        where = [2 * x, 2 * y, 2 * math.cos(math.pi * x), 2 * math.cos(math.pi * y)]
+                        f = torch.cat([f, torch.tensor(where)])
+                    values.append(torch.tanh(model.values.weight @ f + model.values.bias))
+            if glance:
+                u = u + sum(values) / len(values)
             for hop in model.hops:
-                seen, scores = [], []
-                for i in range(height):
-                    for j in range(width):
-                        f = grid[b, :, i, j]
-                        if places:
-                            x, y = 2 * j / (width - 1) - 1, 2 * i / (height - 1) - 1
-                            where = [2 * x, 2 * y, 2 * math.cos(math.pi * x), 2 * math.cos(math.pi * y)]
-                            f = torch.cat([f, torch.tensor(where)])
-                        v = torch.tanh(model.values.weight @ f + model.values.bias)
-                        h = hop.from_place.weight @ v + (hop.from_question.weight @ u + hop.from_question.bias)
-                        scores.append(hop.rate.weight[0] @ torch.tanh(h))
-                        seen.append(v)
-                p = torch.stack([s.exp() for s in scores])
+                scores = []
+                for v in values:
+                    h = hop.from_place.weight @ v + (hop.from_question.weight @ u + hop.from_question.bias)
+                    scores.append(hop.rate.weight[0] @ torch.tanh(h))
+                p = torch.stack([score.exp() for score in scores])
                 p = p / p.sum()
-                u = u + sum(weight * v for weight, v in zip(p, seen, strict=True))
+                u = u + sum(weight * v for weight, v in zip(p, values, strict=True))
                 kept.append(p.view(height, width))
             if product:
                 u = u * torch.tanh(model.from_question.weight @ q + model.from_question.bias)

@@ -211,6 +211,7 @@ class VQAConfig:
     meet. d_attention: inside an attention layer. d_hidden: of the layer before the scores; 0 leaves it out.
     reader: "lstm" or "gru". bag: add the words' vectors, weighted by their position, to the reader's last state.
     n_hops: attention layers one after the other, "looks". places: tell the picture's features where they stand.
+    glance: before the first look, add the mean of all places to the question.
     product: multiply what the looks have found with the question once more before the scores.
     """
 
@@ -225,6 +226,7 @@ class VQAConfig:
     bag: bool = True
     n_hops: int = 2
     places: bool = True
+    glance: bool = True
     product: bool = True
     dropout: float = 0.0
 
@@ -449,8 +451,9 @@ class StackedAttention(VQAModel):
     """Looks at the picture several times; each look changes the question for the next (Yang et al., CVPR 2016).
 
     What differs from the paper, where a frozen VGG network gave 14 × 14 places: the features are told where they stand
-    (`places`), and before the scores stand the product with the question (`product`, after Antol et al.) and a layer
-    (`d_hidden`). Without these three it is the paper's network, equations 1 and 15 to 20.
+    (`places`), the question begins with the mean of all places (`glance`), and before the scores stand the product with
+    the question (`product`, after Antol et al.) and a layer (`d_hidden`). Without these four it is the paper's network,
+    equations 1 and 15 to 20.
     """
 
     def __init__(self, config: VQAConfig, pictures: nn.Module | None = None, **options):
@@ -484,7 +487,7 @@ class StackedAttention(VQAModel):
         features = with_places(grid) if self.config.places else grid
         values = self.values(features.flatten(2).transpose(1, 2)).tanh()  # (B, P·Q, D): a row for each place
         question, maps = self.read(tokens, mask), []
-        found = question
+        found = question + values.mean(dim=1)[:, None] if self.config.glance else question
         for hop in self.hops:
             found, weights = hop(found, values)
             maps.append(weights)
