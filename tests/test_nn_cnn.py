@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 
 import pytest
 import torch
@@ -216,6 +217,26 @@ def test_transformers_body_gives_maps_and_pooled_features(tmp_path):
     torch.testing.assert_close(back(images).pooler_output.flatten(1), mine(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer_type": "dense"}, "layer_type is 'dense', expected one of basic, bottleneck"),
+        ({"depths": [2, 10**9]}, "must be whole numbers from 1 to 10,000"),
+        ({"hidden_sizes": [16, 64]}, "has the shape .*, but config.json asks for"),
+        ({"depths": [2, 2]}, "lacks stages.1.1.conv1.weight"),
+        ({"hidden_act": "gelu"}, "only a ResNet with ReLU"),
+        ({"embedding_size": None}, "embedding_size is None"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(tmp_path, change, message):
+    mine = ResNet(ResNetConfig("basic", (2, 1), (16, 32), n_classes=3, stem_width=8))
+    mine.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described | change))
+    with pytest.raises(CheckpointError, match=message):
+        ResNet.from_pretrained(tmp_path)
+
+
 def test_other_checkpoints_are_refused_in_words(tmp_path):
     with pytest.raises(CheckpointError, match="save_pretrained wrote"):
         ResNet.from_pretrained(tmp_path)
@@ -227,7 +248,7 @@ def test_other_checkpoints_are_refused_in_words(tmp_path):
     with pytest.raises(CheckpointError, match="no ResNet's state dict"):
         ResNet.from_torchvision_state({"weight": torch.zeros(1)})
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(CheckpointError, match="a model of type None, expected 'resnet'"):
         ResNet.from_pretrained(tmp_path)
     for read in (ResNet.from_torchvision_state, ResNet.from_transformers_state):
         with pytest.raises(CheckpointError, match="pass model.state_dict"):

@@ -3,10 +3,8 @@
 Dimensions: B batch, C channels, H × W picture, O output channels, K kernel. Chapter 04 builds everything by hand.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmlearn.errors import CheckpointError, ShapeError
-from mmlearn.nn.pretrained import write_pretrained
+from mmlearn.nn.pretrained import Pretrained, number
 
 
 def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
@@ -162,8 +160,8 @@ class ConvNet(nn.Module):
         self.config = config = config or ConvNetConfig()
         self.stages = nn.ModuleList()
         before = config.in_channels
-        for number, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
-            layers = [nn.MaxPool2d(2)] if number else []
+        for stage_number, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+            layers = [nn.MaxPool2d(2)] if stage_number else []
             for _ in range(depth):
                 layers += _conv_norm_relu(before, width, config.norm)
                 before = width
@@ -265,12 +263,26 @@ class ResNetConfig:
         return self.widths[-1] * BLOCKS[self.block].expansion
 
 
-class ResNet(nn.Module):
+class ResNet(Pretrained):
     """A residual network (He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016).
 
-    `from_pretrained(folder)` reads what transformers' `save_pretrained` writes, and `save_pretrained` writes what
-    transformers reads; `from_torchvision_state(model.state_dict())` takes torchvision's.
+    `from_pretrained("microsoft/resnet-50")` and its kind, or a folder, can be read and written as transformers does;
+    `from_torchvision_state(model.state_dict())` takes torchvision's.
     """
+
+    model_type = "resnet"
+    prefix = "resnet."
+    heads = ("head.",)
+    to_own = (
+        (r"^embedder\.embedder\.convolution", "stem.conv"),
+        (r"^embedder\.embedder\.normalization", "stem.norm"),
+        (r"^encoder\.stages\.(\d+)\.layers", r"stages.\1"),
+        (r"shortcut\.convolution", "shortcut.0"),
+        (r"shortcut\.normalization", "shortcut.1"),
+        (r"layer\.(\d+)\.(conv|norm)[a-z]+", lambda m: f"{m[2]}{int(m[1]) + 1}"),
+        (r"^classifier\.1", "head"),
+    )
+    to_published = ((r"^.*$", lambda m: transformers_name(m[0])),)
 
     def __init__(self, config: ResNetConfig | None = None):
         super().__init__()
@@ -282,10 +294,10 @@ class ResNet(nn.Module):
         self.stem.norm = BatchNorm2d(config.stem_width)
         self.stages = nn.ModuleList()
         before = config.stem_width
-        for number, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+        for stage_number, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             stage = nn.Sequential()
             for i in range(depth):
-                stage.append(block(before, width, stride=2 if number and i == 0 else 1))
+                stage.append(block(before, width, stride=2 if stage_number and i == 0 else 1))
                 before = width * block.expansion
             self.stages.append(stage)
         self.head = nn.Linear(before, config.n_classes) if config.n_classes else nn.Identity()
@@ -326,50 +338,32 @@ class ResNet(nn.Module):
         return cls._from_state(state, transformers_name, "encoder.stages.{}.layers.", "classifier.1.weight")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "ResNet":
-        """Read `config.json` and `model.safetensors` as transformers writes them, from a folder on this machine.
+    def _read_config(cls, described: dict, shapes: dict[str, tuple[int, ...]]) -> ResNetConfig:
+        unusual = [k for k in ("downsample_in_first_stage", "downsample_in_bottleneck") if described.get(k)]
+        if unusual or described.get("hidden_act", "relu") != "relu":
+            what = ", ".join(unusual) or described["hidden_act"]
+            raise ValueError(f"it has {what}: only a ResNet with ReLU and its strides in the 3 × 3 can be read")
+        block = described["layer_type"]
+        if block not in BLOCKS:
+            raise ValueError(f"layer_type is {block!r}, expected one of {', '.join(BLOCKS)}")
+        depths, widths = described["depths"], described["hidden_sizes"]
+        if not all(isinstance(size, int) and 1 <= size <= 10_000 for size in (*depths, *widths)):
+            raise ValueError(f"depths {depths} and hidden_sizes {widths} must be whole numbers from 1 to 10,000")
+        return ResNetConfig(
+            block=block,
+            depths=tuple(depths),
+            widths=tuple(width // BLOCKS[block].expansion for width in widths),
+            n_classes=shapes["head.weight"][0] if "head.weight" in shapes else 0,
+            stem_width=number(described, "embedding_size"),
+            in_channels=number(described, "num_channels", 3),
+        )
 
-        Raises CheckpointError where a file is missing, or where the model has an option that this one lacks.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-            state = load_file(Path(folder) / "model.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{folder} holds no readable config.json and model.safetensors: "
-                "pass a folder that save_pretrained wrote"
-            ) from error
-        if not isinstance(config, dict):
-            raise CheckpointError(
-                f"{folder}/config.json holds a {type(config).__name__}, expected the options of a model"
-            )
-        unusual = [k for k in ("downsample_in_first_stage", "downsample_in_bottleneck") if config.get(k)]
-        if unusual or config.get("model_type") != "resnet" or config.get("hidden_act", "relu") != "relu":
-            what = unusual or [config.get("model_type"), config.get("hidden_act")]
-            raise CheckpointError(
-                f"{folder} holds {what}: only a ResNet with ReLU and its strides in the 3 × 3 can be read"
-            )
-        return cls.from_transformers_state(state)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` for transformers' ResNetForImageClassification (or ResNetModel).
-
-        Raises CheckpointError for the small stem, which transformers does not have.
-        """
+    def _published_config(self) -> dict:
         config = self.config
         if config.stem != "large":
             raise CheckpointError("transformers has no ResNet with the small stem: save model.state_dict() instead")
-        prefix = "resnet." if config.n_classes else ""
-        state = {}
-        for name, value in self.state_dict().items():
-            theirs = transformers_name(name)
-            state[theirs if name.startswith("head") else prefix + theirs] = value
         expansion = BLOCKS[config.block].expansion
-        written = {
-            "model_type": "resnet",
+        return {
             "architectures": ["ResNetForImageClassification" if config.n_classes else "ResNetModel"],
             "layer_type": config.block,
             "depths": list(config.depths),
@@ -378,7 +372,6 @@ class ResNet(nn.Module):
             "num_channels": config.in_channels,
             "id2label": {i: f"LABEL_{i}" for i in range(config.n_classes)},
         }
-        write_pretrained(folder, written, state)
 
     @classmethod
     def _from_state(cls, state: Mapping[str, Tensor], rename: Callable[[str], str], stage: str, head: str) -> "ResNet":
