@@ -24,7 +24,14 @@ class Later(ShowAttendTell):
         super().__init__(replace(config, look="after", coordinates=True), encoder)
 
 
-KINDS.append((Later, "lstm"))
+class Again(ShowAndTell):
+    """Reads the picture again with every word."""
+
+    def __init__(self, config, encoder):
+        super().__init__(replace(config, repeat=True), encoder)
+
+
+KINDS += [(Later, "lstm"), (Again, "lstm")]
 
 
 class Grid(nn.Module):
@@ -64,10 +71,11 @@ def show_and_tell_by_hand(model, image, row):
     cell = nn.LSTMCell(6, 7).double()
     cell.load_state_dict(mm.nn.rnn.to_torch(model.recurrent.cells[0].state_dict()))
     h = c = torch.zeros(1, 7, dtype=torch.float64)
-    h, c = cell(model.see(image.mean(dim=(1, 2)))[None], (h, c))
+    picture = model.see(image.mean(dim=(1, 2)))
+    h, c = cell(picture[None], (h, c))
     logits = []
     for token in row:
-        h, c = cell(model.words.weight[token][None], (h, c))
+        h, c = cell((model.words.weight[token] + picture * model.config.repeat)[None], (h, c))
         logits.append(model.read(h)[0])
     return torch.stack(logits)
 
@@ -106,8 +114,9 @@ def show_attend_tell_by_hand(model, image, row):
     return torch.stack(logits), torch.stack(maps)
 
 
-def test_show_and_tell_equals_its_equations(images):
-    model, tokens = make(ShowAndTell), some(B, T)
+@pytest.mark.parametrize("repeat", [False, True])
+def test_show_and_tell_equals_its_equations(images, repeat):
+    model, tokens = make(ShowAndTell, repeat=repeat), some(B, T)
     with torch.no_grad():
         wanted = torch.stack([show_and_tell_by_hand(model, x, row) for x, row in zip(images, tokens, strict=True)])
         assert torch.allclose(model(images, tokens), wanted)
@@ -165,7 +174,7 @@ def test_several_captions_of_a_picture(images, model):
     assert logits.shape == (B, N, T, V)
 
 
-@pytest.mark.parametrize("model", [ShowAttendTell, Later])
+@pytest.mark.parametrize("model", [ShowAttendTell, Later, Again])
 def test_the_state_given_stays_as_it_was(images, model):
     model = make(model)
     state = model.start(images)
@@ -216,7 +225,7 @@ def test_the_order_of_the_places_does_not_matter(images):
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-@pytest.mark.parametrize("model", [ShowAndTell, ShowAttendTell])
+@pytest.mark.parametrize("model", [ShowAndTell, Again, ShowAttendTell])
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "beam"])
 def test_generate_writes_in_every_strategy(images, model, kind, strategy):
     model = make(model, kind)

@@ -30,6 +30,8 @@ class CaptionerConfig:
     compared (Show, Attend and Tell only); kind: "lstm", "gru" or "rnn"; dropout: on word vectors and before the logits;
     forget_bias: added at the start to the gates that keep.
 
+    Of Show and Tell only: repeat, the picture's vector is also added to every word that is read.
+
     Of Show, Attend and Tell only: gate, multiply what is seen by a learned share in (0, 1) (Xu et al. 2015, section
     4.2.1); look, "before" the last word is read, as in the paper, or "after", so that the word can steer the look (Lu
     et al., "Knowing When to Look", CVPR 2017, section 2.2); coordinates, each place also tells its row and column.
@@ -42,6 +44,7 @@ class CaptionerConfig:
     kind: str = "lstm"
     dropout: float = 0.0
     forget_bias: float = 1.0
+    repeat: bool = False
     gate: bool = False
     look: str = "before"
     coordinates: bool = False
@@ -146,7 +149,8 @@ class Captioner(nn.Module):
 class ShowAndTell(Captioner):
     """The picture is the first word: one vector of it is read before <start>, and never again (Vinyals et al. 2015).
 
-    Equations (10) to (12): x₋₁ = CNN(picture), x_t = W_e S_t, p_{t+1} = LSTM(x_t).
+    Equations (10) to (12): x₋₁ = CNN(picture), x_t = W_e S_t, p_{t+1} = LSTM(x_t). With `repeat` x_t = W_e S_t + x₋₁:
+    nothing of the picture need be remembered.
     """
 
     def __init__(self, config: CaptionerConfig, encoder: nn.Module, words: Float[Tensor, "V D"] | None = None):
@@ -157,11 +161,15 @@ class ShowAndTell(Captioner):
 
     def begin(self, grid: Float[Tensor, "B D P Q"]) -> State:
         picture = self.see(grid.mean(dim=(2, 3)))
-        return _named(self.recurrent(picture[:, None])[1])
+        state = _named(self.recurrent(picture[:, None])[1])
+        return state | {"picture": picture} if self.config.repeat else state
 
     def read_words(self, tokens: Int[Tensor, "B T"], state: State) -> tuple[Tensor, State, None]:
-        x, state = self.recurrent(self.dropout(self.words(tokens)), _unnamed(state))
-        return x, _named(state), None
+        words = self.dropout(self.words(tokens))
+        if self.config.repeat:
+            words = words + state["picture"][:, None]
+        x, new = self.recurrent(words, _unnamed(state))
+        return x, state | _named(new), None
 
 
 def _named(state) -> State:
