@@ -232,3 +232,49 @@ def test_english():
     assert [scenes.vocabulary.plural(s) for s in ("star", "cross")] == ["stars", "crosses"]
     assert [scenes.vocabulary.place_phrase(p) for p in ("top", "left", "centre", "bottom right")] == [
         "at the top", "on the left", "in the centre", "in the bottom right"]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ blanks
+def test_blanks_are_those_of_all_sentences_counted():
+    grammar = WORLDS["easy"].grammar
+    every = {tuple(sentence.split()): math.exp(grammar.log_prob(sentence)) for sentence in grammar.sentences()}
+    for caption in ["a <mask> red circle", "the <mask> at the <mask> is big and blue", "<mask> <mask> is a red star"]:
+        words = caption.split()
+        fits = {
+            said: p
+            for said, p in every.items()
+            if len(said) == len(words) and all(w in ("<mask>", s) for w, s in zip(words, said, strict=True))
+        }
+        places = [i for i, word in enumerate(words) if word == "<mask>"]
+        if not fits:
+            with pytest.raises(DataError, match="no sentence of level 'easy'"):
+                grammar.blanks(caption)
+            continue
+        for place, found in zip(places, grammar.blanks(caption), strict=True):
+            counted = Counter()
+            for said, p in fits.items():
+                counted[said[place]] += p / sum(fits.values())
+            assert found == pytest.approx(counted)
+
+
+@pytest.mark.parametrize("level", scenes.LEVELS)
+def test_one_blank_follows_from_the_probabilities_of_whole_sentences(level):
+    world = WORLDS[level]
+    for caption, *_ in world.captions(world.scenes("test", range(3))):
+        words = caption.replace(",", " ,").split()
+        for place in range(len(words)):
+            fillings = {w: [*words[:place], w, *words[place + 1 :]] for w in VOCABULARY}
+            p = {}
+            for word, filling in fillings.items():
+                with contextlib.suppress(ParseError):
+                    p[word] = math.exp(world.grammar.log_prob(" ".join(filling)))
+            wanted = {word: value / sum(p.values()) for word, value in p.items() if value > 0}
+            masked = " ".join([*words[:place], "<mask>", *words[place + 1 :]])
+            assert world.grammar.blanks(masked)[0] == pytest.approx(wanted)
+
+
+def test_a_sentence_without_blanks_has_none_and_an_impossible_one_is_refused():
+    grammar = WORLDS["easy"].grammar
+    assert grammar.blanks("a big red circle") == []
+    with pytest.raises(DataError, match="fills the blanks of 'a <mask> cube'"):
+        grammar.blanks("a <mask> cube")

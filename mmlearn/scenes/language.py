@@ -204,6 +204,10 @@ class Pattern:
         spoken = [[words[v] for v in column] for words, column in zip(said, columns, strict=True)]
         return [self._format % row for row in zip(*spoken, strict=True)]
 
+    def spell(self, values: dict[str, int]) -> list[str]:
+        """The words of the sentence with these values in its slots."""
+        return [word for e in self.elements for word in e.choices[values.get(e.name, 0)]]
+
 
 # --------------------------------------------------------------------------------------------------------- the parser
 class _Node:
@@ -228,14 +232,24 @@ class _Node:
                 found[words[0]].append((element, value, words, node))
         return dict(found)
 
+    @cached_property
+    def all_ways(self) -> list[tuple]:
+        """What may come next, whatever its first word."""
+        return [way for ways in self.by_word.values() for way in ways]
+
     def read(self, words, at, values, reached):
-        """All readings of words[at:], as patterns with their slots' values; `reached` keeps the farthest word read."""
+        """All readings of words[at:], as patterns with their slots' values; `reached` keeps the farthest word read.
+
+        A word None may be any word.
+        """
         reached[0] = max(reached[0], at)
         if at == len(words):
             yield from ((pattern, values) for pattern in self.patterns)
             return
-        for element, value, choice, node in self.by_word.get(words[at], ()):
-            same = next((k for k, (a, b) in enumerate(zip(choice, words[at:], strict=False)) if a != b), None)
+        ways = self.all_ways if words[at] is None else self.by_word.get(words[at], ())
+        for element, value, choice, node in ways:
+            pairs = enumerate(zip(choice, words[at:], strict=False))
+            same = next((k for k, (a, b) in pairs if b is not None and a != b), None)
             if same is None and at + len(choice) <= len(words):
                 new = values if element.kind == "word" else values | {element.name: value}
                 yield from node.read(words, at + len(choice), new, reached)
@@ -454,6 +468,26 @@ class Grammar:
             return -math.inf
         p = sum(self.weights[pattern] * slot_probability(pattern, values) for pattern, values in readings)
         return math.log(p) if p > 0 else -math.inf
+
+    def blanks(self, caption: str, blank: str = "<mask>") -> list[dict[str, float]]:
+        """What may stand in each blank of a caption: the exact probability of every word, given all the other words.
+
+        The blanks count as unknown together, as for a model that reads them masked; a comma is a word. The mean of
+        the largest probabilities is the best accuracy that any reader of the other words can expect.
+        Raises DataError where no sentence of this level has these words.
+        """
+        words = [None if word == blank else word for word in _words(caption)]
+        places = [place for place, word in enumerate(words) if word is None]
+        found = [Counter() for _ in places]
+        for pattern, values in self._tree.read(words, 0, {}, [0]):
+            p = self.weights[pattern] * slot_probability(pattern, values)
+            if p > 0:
+                said = pattern.spell(values)
+                for counter, place in zip(found, places, strict=True):
+                    counter[said[place]] += p
+        if places and not found[0]:
+            raise DataError(f"no sentence of level {self.level!r} fills the blanks of {caption!r}")
+        return [{word: p / counter.total() for word, p in counter.most_common()} for counter in found]
 
     def sentences(self):
         """Every sentence that can occur, one by one: 8,460 for `easy`, too many to list for the others."""
