@@ -63,6 +63,22 @@ def wrong_tiny_added(counts, k, power):
     return torch.log((counts + 1e-8) / (k * counts.sum(1, keepdim=True) * noise))
 
 
+def wrong_pmi_with_a_power(counts, k, power):
+    return torch.log(counts * counts.sum() / torch.outer(counts.sum(1), counts.sum(0) ** power)) - math.log(k)
+
+
+def wrong_power_everywhere(counts, k, power):
+    return right_optimum(counts**power, k, 1.0)
+
+
+def wrong_no_infinity(counts, k, power):
+    return torch.nan_to_num(right_optimum(counts, k, power), neginf=0.0)
+
+
+def wrong_upside_down(counts, k, power):
+    return -right_optimum(counts, k, power)
+
+
 def wrong_k_subtracted(counts, k, power):
     return right_optimum(counts, 1, power) - k
 
@@ -93,6 +109,22 @@ def wrong_negative(n, window):
 
 def wrong_reach(n, window):
     return sum(2 * max(n - d, 0) * (window - d) / window for d in range(1, window + 1))
+
+
+def wrong_exactly_d(n, window):
+    return sum(2 * max(n - d, 0) / window for d in range(1, window + 1))
+
+
+def wrong_both_reach(n, window):
+    return sum(2 * max(n - d, 0) * ((window + 1 - d) / window) ** 2 for d in range(1, window + 1))
+
+
+def wrong_short_reach(n, window):
+    return right_pairs(n, min(window, n - 1)) if n > 1 else 0.0
+
+
+def wrong_last_distance(n, window):
+    return sum(2 * max(n - d, 0) * (window + 1 - d) / window for d in range(1, window))
 
 
 def wrong_half(n, window):
@@ -142,6 +174,25 @@ def wrong_on_the_margin(scores, label, margin):
     return len(scores) / (v + 1) if v else len(scores) - 1
 
 
+def wrong_in_this_order(scores, label, margin):
+    rivals = [s for j, s in enumerate(scores) if j != label]
+    return next((i for i, s in enumerate(rivals, 1) if margin - scores[label] + s > 0), len(rivals))
+
+
+def wrong_no_try_for_the_find(scores, label, margin):
+    v = (margin - scores[label] + scores > 0).sum().item() - 1
+    return (len(scores) - 1) / (v + 1)
+
+
+def wrong_fixed_margin(scores, label, margin):
+    return right_tries(scores, label, 0.1)
+
+
+def wrong_all_labels(scores, label, margin):
+    v = (margin - scores[label] + scores > 0).sum().item() - 1
+    return (len(scores) + 1) / (v + 1) if v else len(scores) - 1
+
+
 # 06.4 -------------------------------------------------------------------------------------------------
 def right_luck(distances, k):
     radius = sorted(distances.tolist())[k - 1]
@@ -172,6 +223,26 @@ def wrong_radius_is_k(distances, k):
 
 def wrong_not_divided(distances, k):
     return right_luck(distances, k) * k
+
+
+def wrong_radius_of_the_chapter(distances, k):
+    near = (distances <= 1).sum().item()
+    return (1 + (k - 1) * (near - 1) / (len(distances) - 1)) / k
+
+
+def wrong_strictly_inside(distances, k):
+    near = (distances < distances.sort().values[k - 1]).sum().item()
+    return (1 + (k - 1) * (near - 1) / (len(distances) - 1)) / k
+
+
+def wrong_others_only(distances, k):
+    near = (distances <= distances.sort().values[k - 1]).sum().item()
+    return (near - 1) / (len(distances) - 1)
+
+
+def wrong_left_to_draw(distances, k):
+    near = (distances <= distances.sort().values[k - 1]).sum().item()
+    return (1 + (k - 1) * (near - 1) / len(distances)) / k
 
 
 # 06.5 -------------------------------------------------------------------------------------------------
@@ -210,25 +281,51 @@ def wrong_all_classes(scores, labels, seen):
     return scores.max(1).values - scores[torch.arange(len(scores)), labels]
 
 
+def wrong_hopeless_only_where_answered(scores, labels, seen):
+    gap, first = wrong_never_inf(scores, labels, seen), scores.argmax(1)
+    return torch.where(~seen[first] & (first != labels), torch.inf, gap)
+
+
+def wrong_best_unseen(scores, labels, seen):
+    return (scores[:, seen].max(1).values - scores[:, ~seen].max(1).values).relu()
+
+
+def wrong_always_inf(scores, labels, seen):
+    own = scores[torch.arange(len(scores)), labels]
+    return torch.where((scores[:, ~seen] >= own[:, None]).any(1), torch.inf, wrong_never_inf(scores, labels, seen))
+
+
+def wrong_large_number(scores, labels, seen):
+    return torch.nan_to_num(right_handicap(scores, labels, seen))
+
+
 WRONG = {
     "06.1": [
         (wrong_pmi, "raised to a power first"),
         (wrong_without_k, "k is missing"),
         (wrong_plus_k, "the sign of log k"),
-        (wrong_not_normalised, "divide by their sum"),
-        (wrong_without_centre, "how often the centre comes"),
+        (wrong_not_normalised, "add up to 1"),
+        (wrong_without_centre, "a frequent centre meets more noise"),
         (wrong_odds, "that is the odds"),
         (wrong_sigmoid, "its log-odds"),
         (wrong_smoothed, "that is right"),
         (wrong_tiny_added, "that is right"),
         (wrong_k_subtracted, "k itself was subtracted"),
+        (wrong_pmi_with_a_power, "add up to 1"),
+        (wrong_power_everywhere, "only the noise is raised"),
+        (wrong_no_infinity, "-inf was replaced"),
+        (wrong_upside_down, "the sign is turned round"),
     ],
     "06.2": [
         (wrong_full_window, "r is drawn anew"),
         (wrong_one_direction, "both directions"),
         (wrong_ends, "words at the ends"),
         (wrong_negative, "wider than the sentence"),
-        (wrong_reach, "for d = 1 it is certain"),
+        (wrong_reach, "check the ends of your chance"),
+        (wrong_exactly_d, "r is exactly d"),
+        (wrong_both_reach, "need not reach back"),
+        (wrong_short_reach, "in a short sentence too"),
+        (wrong_last_distance, "the last distance is missing"),
         (wrong_half, "the nearest neighbours are always taken"),
     ],
     "06.3": [
@@ -238,13 +335,21 @@ WRONG = {
         (wrong_only_ahead, "closer than the margin"),
         (wrong_before, "it is tried too"),
         (wrong_on_the_margin, "exactly at the margin"),
+        (wrong_in_this_order, "mean over all orders"),
+        (wrong_no_try_for_the_find, "the first try finds one"),
+        (wrong_fixed_margin, "not always 0.1"),
+        (wrong_all_labels, "how many *wrong* labels"),
     ],
     "06.4": [
-        (wrong_knows_nothing, "always puts the right class first"),
-        (wrong_counts_itself, "the right class is taken"),
+        (wrong_knows_nothing, "always puts the right label first"),
+        (wrong_counts_itself, "not among those that are left"),
         (wrong_near_is_k, "as far as the k-th"),
         (wrong_radius_is_k, "not how far"),
         (wrong_not_divided, "a precision divides it"),
+        (wrong_radius_of_the_chapter, "in this chapter's table"),
+        (wrong_strictly_inside, "at the radius itself is inside"),
+        (wrong_others_only, "the first place is certain"),
+        (wrong_left_to_draw, "how many labels are left"),
     ],
     "06.5": [
         (wrong_never_inf, "no handicap of the seen ones helps"),
@@ -252,6 +357,10 @@ WRONG = {
         (wrong_both, "two things are missing"),
         (wrong_mean, "not their mean"),
         (wrong_all_classes, "highest *seen* score"),
+        (wrong_hopeless_only_where_answered, "that is hopeless too"),
+        (wrong_best_unseen, "the one in labels"),
+        (wrong_always_inf, "not ahead of itself"),
+        (wrong_large_number, "gets inf"),
     ],
 }
 RIGHT = {

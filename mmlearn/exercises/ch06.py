@@ -53,8 +53,28 @@ OPTIMUM = Exercise(
         Misconception("the sign of log k: do more negatives push a score up?", _optimum(shift=lambda k: -math.log(k))),
         Misconception("k itself was subtracted: look again at what stands inside the logarithm", _optimum(shift=float)),
         Misconception(
-            "the powers of the frequencies do not add up to 1: noise is a probability, so divide by their sum",
+            "noise is a probability: do the chances of all columns add up to 1 after the power is taken?",
             _optimum(lambda counts, power: (counts.sum(dim=0) / counts.sum()) ** power),
+        ),
+        Misconception(
+            "noise is a probability: do the chances of all columns add up to 1 after the power is taken?",
+            _optimum(lambda counts, power: counts.sum(dim=0) ** power / counts.sum()),
+        ),
+        Misconception(
+            "noise is a probability: do the chances of all columns add up to 1 after the power is taken?",
+            _optimum(lambda counts, power: counts.sum(dim=0) ** power),
+        ),
+        Misconception(
+            "only the noise is raised to a power: real pairs come as often as the table says",
+            lambda counts, k, power: _optimum()(counts**power, k, 1.0),
+        ),
+        Misconception(
+            "the noise follows the counts: where are the sums of the columns?",
+            _optimum(lambda counts, power: torch.full_like(counts[0], 1 / counts.shape[1])),
+        ),
+        Misconception(
+            "the sign is turned round: which pairs should score high, those of the text or those of the noise?",
+            lambda counts, k, power: -_optimum()(counts, k, power),
         ),
         Misconception(
             "noise draws *neighbours*: it follows the sums of the columns, not of the rows",
@@ -67,8 +87,12 @@ OPTIMUM = Exercise(
             ),
         ),
         Misconception(
-            "how often the centre comes at all is missing: #(w) stands beside the noise",
+            "a frequent centre meets more noise than a rare one: where is that in your answer?",
             lambda counts, k, power: (counts / counts.sum() / _noise(counts, power)).log() - math.log(k),
+        ),
+        Misconception(
+            "a frequent centre meets more noise than a rare one: where is that in your answer?",
+            lambda counts, k, power: (counts / _noise(counts, power)).log() - math.log(k),
         ),
         Misconception(
             "that is the odds, #(w,c) / (k·#(w)·Pₙ(c)): the sigmoid of a score is a probability, so what is the score?",
@@ -85,6 +109,18 @@ OPTIMUM = Exercise(
         Misconception(
             "you added something inside the logarithm: a pair that never comes has the score -inf, and that is right",
             _optimum(inside=lambda counts: counts.clamp(min=1e-8)),
+        ),
+        Misconception(
+            "-inf was replaced: a pair that never comes costs least the lower its score, and there is no lowest",
+            lambda counts, k, power: _optimum()(counts, k, power).nan_to_num(),
+        ),
+        Misconception(
+            "-inf was replaced: a pair that never comes costs least the lower its score, and there is no lowest",
+            lambda counts, k, power: _optimum()(counts, k, power).nan_to_num(neginf=0.0),
+        ),
+        Misconception(
+            "scores below 0 were cut off: a pair rarer than its noise has a negative score",
+            lambda counts, k, power: _optimum()(counts, k, power).clamp(min=0),
         ),
     ],
     hints=[
@@ -126,8 +162,41 @@ PAIRS = Exercise(
         ),
         Misconception("a window wider than the sentence: n - d must not fall below 0", _pairs(left=lambda n, d: n - d)),
         Misconception(
-            "the chance that r reaches to distance d is (window - d + 1) / window: for d = 1 it is certain",
+            "check the ends of your chance that r reaches to distance d: for d = 1 it is certain, for d = window it is "
+            "not yet 0",
             _pairs(share=lambda w, d: (w - d) / w),
+        ),
+        Misconception(
+            "that is the chance that r is exactly d: a word looks at all places up to r, not only at the last",
+            _pairs(share=lambda w, d: 1 / w),
+        ),
+        Misconception(
+            "r is drawn from 1 … window, so it has window values, not one more",
+            _pairs(share=lambda w, d: (w - d + 1) / (w + 1)),
+        ),
+        Misconception(
+            "the last distance is missing: r can be as large as the window",
+            _pairs(reach=lambda w: w - 1),
+        ),
+        Misconception(
+            "only the centre has to reach its neighbour; the neighbour need not reach back",
+            _pairs(share=lambda w, d: ((w - d + 1) / w) ** 2),
+        ),
+        Misconception(
+            "count places, for example in a sentence of two words: how many pairs lie one place apart?",
+            _pairs(left=lambda n, d: max(0, n - d + 1)),
+        ),
+        Misconception(
+            "a word is no neighbour of itself",
+            lambda n, window: n + _pairs()(n, window),
+        ),
+        Misconception(
+            "r is drawn from 1 … window in a short sentence too: it may point beyond the end",
+            lambda n, window: _pairs()(n, max(1, min(n - 1, window))),
+        ),
+        Misconception(
+            "a mean need not be a whole number: do not round it",
+            lambda n, window: int(_pairs()(n, window)),
         ),
         Misconception(
             "you took the mean window, (window + 1) / 2, as if it were the window: near and far are not cut alike",
@@ -158,6 +227,7 @@ def _score_rows(generator):
     cases.append((clear, 0, 0.1))  # all do
     cases.append((torch.tensor([0.5, 0.45, 0.35, -0.2, 0.55]), 0, 0.2))  # one above, two within the margin
     cases.append((torch.tensor([0.75, 0.5, 0.25, 0.5]), 0, 0.25))  # exactly at the margin: nothing to correct
+    cases.append((torch.tensor([0.5, 0.6, -0.9, -0.8, -0.7, -0.6]), 0, 0.1))  # the first one violates, by luck
     return cases
 
 
@@ -174,6 +244,12 @@ def _waiting(n, v):
     return n if v == 0 else (n + 1) / (v + 1)
 
 
+def _in_this_order(scores, label, margin):
+    rivals = torch.cat([scores[:label], scores[label + 1 :]])
+    bad = (margin - scores[label] + rivals > 0).tolist()
+    return float(bad.index(True) + 1 if any(bad) else len(bad))
+
+
 SHORT_CUT = Exercise(
     id="06.3",
     title="The price of the short cut",
@@ -183,6 +259,38 @@ SHORT_CUT = Exercise(
         Misconception(
             "n / v is the waiting time if a label may be drawn again and again: here each is tried once",
             _counted(lambda n, v: n if v == 0 else n / v),
+        ),
+        Misconception(
+            "two things: n / v is the waiting time if a label may be drawn again and again, and v can be 0",
+            _counted(lambda n, v: n / v),
+        ),
+        Misconception(
+            "where all n labels violate the margin, the first try finds one: what does yours give there?",
+            _counted(lambda n, v: n if v == 0 else n / (v + 1)),
+        ),
+        Misconception(
+            "the right label is never tried: how many *wrong* labels are there?",
+            _counted(lambda n, v: n if v == 0 else (n + 2) / (v + 1)),
+        ),
+        Misconception(
+            "the right label is not among the rivals: it would always violate the margin by the margin",
+            _counted(lambda n, v: (n + 1) / (v + 2)),
+        ),
+        Misconception(
+            "that is the worst order, with all that violate at the end: what happens on average?",
+            _counted(lambda n, v: n if v == 0 else n - v + 1),
+        ),
+        Misconception(
+            "you tried them in the order in which they stand: asked is the mean over all orders",
+            _in_this_order,
+        ),
+        Misconception(
+            "the margin is turned round: a wrong label violates it where it is high, not where it is low",
+            _counted(_waiting, violates=lambda s, right, m: m + right - s > 0),
+        ),
+        Misconception(
+            "the margin is an argument, and not always 0.1",
+            lambda scores, label, margin: _counted(_waiting)(scores, label, 0.1),
         ),
         Misconception(
             "where no label violates the margin, all n are tried and then it is over: not one more",
@@ -255,6 +363,15 @@ def _right_then_random(near, n, k):
     return (1 + (k - 1) * (near - 1) / (n - 1)) / k
 
 
+def _strictly_nearer(distances, k):
+    return int((distances < distances.sort().values[k - 1]).sum())
+
+
+def _radius_without_itself(distances, k):
+    others = distances[distances > 0].sort().values
+    return 1 + int((others <= others[min(k, len(others)) - 1]).sum())
+
+
 LUCK = Exercise(
     id="06.4",
     title="Near by luck",
@@ -262,31 +379,62 @@ LUCK = Exercise(
     solution=_lucky(_right_then_random),
     misconceptions=[
         Misconception(
-            "that is a model without any knowledge: this one always puts the right class first",
+            "that is a model without any knowledge: this one always puts the right label first",
             _lucky(lambda near, n, k: near / n),
         ),
         Misconception(
-            "the right class is taken: for the other k - 1 places remain near - 1 near classes among n - 1",
+            "the right label has its place already: it is not among those that are left to be drawn",
             _lucky(lambda near, n, k: (1 + (k - 1) * near / n) / k),
         ),
         Misconception(
-            "the right class is taken: of the n - 1 that remain, near - 1 are near, not near",
+            "the right label has its place already: among those that are left, how many are still near?",
             _lucky(lambda near, n, k: (1 + (k - 1) * near / (n - 1)) / k),
         ),
         Misconception(
-            "you took exactly k classes as near: classes as far as the k-th belong to them as well",
+            "the right label has its place already: how many labels are left to be drawn?",
+            _lucky(lambda near, n, k: (1 + (k - 1) * (near - 1) / n) / k),
+        ),
+        Misconception(
+            "the radius grows until at least k labels are inside, and a label at the radius itself is inside",
+            lambda distances, k: _lucky(_right_then_random, near=_strictly_nearer)(distances, k),
+        ),
+        Misconception(
+            "the right label, at distance 0, is one of the k that must lie inside the radius",
+            _lucky(_right_then_random, near=_radius_without_itself),
+        ),
+        Misconception(
+            "a radius of 1 is what came out in this chapter's table: here it depends on the distances and on k",
+            _lucky(_right_then_random, near=lambda distances, k: int((distances <= 1).sum())),
+        ),
+        Misconception(
+            "that is the share of near labels among the others: the first place is certain and counts too",
+            _lucky(lambda near, n, k: (near - 1) / (n - 1)),
+        ),
+        Misconception(
+            "a precision divides by the k places, not by the number of near labels",
+            _lucky(lambda near, n, k: (1 + (k - 1) * (near - 1) / (n - 1)) / near),
+        ),
+        Misconception(
+            "the right label is the one at distance 0, and not always the first of the row",
+            _lucky(
+                _right_then_random,
+                near=lambda distances, k: 1 + int((distances[1:] <= distances.sort().values[k - 1]).sum()),
+            ),
+        ),
+        Misconception(
+            "you took exactly k labels as near: labels as far as the k-th belong to them as well",
             _lucky(_right_then_random, near=lambda distances, k: k),
         ),
         Misconception(
-            "k is how many classes must lie inside, not how far: the radius grows until there are at least k",
+            "k is how many labels must lie inside, not how far: the radius grows until there are at least k",
             _lucky(_right_then_random, near=lambda distances, k: int((distances <= k).sum())),
         ),
         Misconception(
-            "that is the expected number of near classes: a precision divides it by k",
+            "that is the expected number of near labels: a precision divides it by k",
             _lucky(lambda near, n, k: k * _right_then_random(near, n, k)),
         ),
         Misconception(
-            "the first place is missing: the right class is there and counts",
+            "the first place is missing: the right label is there and counts",
             _lucky(lambda near, n, k: (k - 1) * (near - 1) / (n - 1) / k),
         ),
         Misconception(
@@ -295,8 +443,8 @@ LUCK = Exercise(
         ),
     ],  # fmt: skip
     hints=[
-        "How many classes are near? Sort the distances; the radius is the k-th smallest, and all up to it count.",
-        "One of the k places is certain. Each of the other k - 1 holds one of the n - 1 remaining classes, "
+        "How many labels are near? Sort the distances; the radius is the k-th smallest, and all up to it count.",
+        "One of the k places is certain. Each of the other k - 1 holds one of the n - 1 remaining labels, "
         "all equally likely. How many of these are near?",
         "(1 + (k - 1)·(near - 1) / (n - 1)) / k.",
     ],
@@ -329,6 +477,11 @@ def _needed(rival=lambda scores, seen: scores[:, seen].amax(dim=1), lowest=0.0, 
     return answer
 
 
+def _hopeless_where_answered(scores, labels, seen):
+    first = scores.argmax(dim=1)
+    return _needed(check=False)(scores, labels, seen).masked_fill(~seen[first] & (first != labels), math.inf)
+
+
 HANDICAP = Exercise(
     id="06.5",
     title="A handicap",
@@ -336,21 +489,53 @@ HANDICAP = Exercise(
     solution=_needed(),
     misconceptions=[
         Misconception(
-            "another *unseen* class may score higher: then no handicap of the seen ones helps, and the answer is inf",
+            "another *unseen* label may score higher: then no handicap of the seen ones helps, and the answer is inf",
             _needed(check=False),
         ),
         Misconception("a picture that is right already needs 0: a negative handicap is a bonus", _needed(lowest=None)),
         Misconception(
-            "two things are missing: a picture that is right already needs 0, and where another unseen class is ahead "
+            "a picture that is right already needs 0: its lead is no handicap",
+            lambda scores, labels, seen: _needed(lowest=None)(scores, labels, seen).abs(),
+        ),
+        Misconception(
+            "everything is inf: its own label is unseen too, and is not ahead of itself",
+            lambda scores, labels, seen: torch.full((len(scores),), math.inf),
+        ),
+        Misconception(
+            "where a seen label is first, an unseen one may still be ahead of the right one: that is hopeless too",
+            _hopeless_where_answered,
+        ),
+        Misconception(
+            "the right label is the one in labels, and not always the highest of the unseen ones",
+            lambda scores, labels, seen: (scores[:, seen].amax(dim=1) - scores[:, ~seen].amax(dim=1)).clamp(min=0),
+        ),
+        Misconception(
+            "the right label has to be first, so it is the highest of the seen ones that counts, not the lowest",
+            _needed(rival=lambda scores, seen: scores[:, seen].amin(dim=1)),
+        ),
+        Misconception(
+            "0 says that nothing is needed: a picture that cannot be helped gets inf",
+            lambda scores, labels, seen: _needed()(scores, labels, seen).nan_to_num(posinf=0.0),
+        ),
+        Misconception(
+            "a large number is still a handicap: a picture that cannot be helped gets inf",
+            lambda scores, labels, seen: _needed()(scores, labels, seen).nan_to_num(),
+        ),
+        Misconception(
+            "nan says that nothing is known: a picture that cannot be helped gets inf",
+            lambda scores, labels, seen: _needed()(scores, labels, seen).nan_to_num(posinf=math.nan),
+        ),
+        Misconception(
+            "two things are missing: a picture that is right already needs 0, and where another unseen label is ahead "
             "no handicap helps (inf)",
             _needed(lowest=None, check=False),
         ),
         Misconception(
-            "the handicap is taken from seen classes only: compare with the highest *seen* score",
+            "the handicap is taken from seen labels only: compare with the highest *seen* score",
             _needed(rival=lambda scores, seen: scores.amax(dim=1), check=False),
         ),
         Misconception(
-            "all seen classes have to be overtaken, so it is the highest of them that counts, not their mean",
+            "all seen labels have to be overtaken, so it is the highest of them that counts, not their mean",
             _needed(rival=lambda scores, seen: scores[:, seen].mean(dim=1)),
         ),
         Misconception(
@@ -358,7 +543,7 @@ HANDICAP = Exercise(
             _needed(rival=lambda scores, seen: scores[:, ~seen].amax(dim=1), check=False),
         ),
         Misconception(
-            "the mask is upside down: True marks a seen class",
+            "the mask is upside down: True marks a seen label",
             lambda scores, labels, seen: (
                 _needed()(scores, labels, ~seen) if bool((~seen).any()) else _needed()(scores, labels, seen)
             ),
@@ -366,8 +551,8 @@ HANDICAP = Exercise(
     ],
     hints=[
         "Take one picture. Which scores fall when the handicap grows, and which stay? Whom must its own overtake?",
-        "Its own class is unseen and stays. It must reach the highest seen score minus the handicap, and it can never "
-        "overtake another unseen class.",
+        "Its own label is unseen and stays. It must reach the highest seen score minus the handicap, and it can never "
+        "overtake another unseen label.",
         "(highest seen - own).clamp(min=0), and inf where (scores[:, ~seen] > own[:, None]).any(dim=1).",
     ],
 )
