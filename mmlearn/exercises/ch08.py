@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -16,7 +17,22 @@ PICTURES: list[Objects] = [
     [("star", "red"), ("star", "blue"), ("moon", "green")],  # nor does exchanging those of the two stars
     [("cross", "pink"), ("cross", "pink"), ("bar", "cyan"), ("ring", "pink")],
     [("moon", "grey"), ("heart", "cyan"), ("moon", "grey"), ("star", "cyan")],
+    [("star", "red"), ("star", "blue"), ("heart", "red")],  # the first has no partner; turning colours round is no help
+    [("star", "red"), ("heart", "blue"), ("star", "blue"), ("heart", "red")],  # nor here, in either direction
 ]
+
+
+def _pictures(generator: torch.Generator) -> list[Objects]:
+    """The pictures above, and twelve drawn ones of few shapes and colours, so that many objects are alike."""
+    drawn = []
+    while len(drawn) < 12:
+        shapes, colours = torch.randint(3, (2, 2 + len(drawn) % 3), generator=generator).tolist()
+        picture = [
+            (("ring", "bar", "moon")[s], ("pink", "grey", "cyan")[c]) for s, c in zip(shapes, colours, strict=True)
+        ]
+        if _exchange(picture) != picture:  # there is another picture with this mean
+            drawn.append(picture)
+    return PICTURES + drawn
 
 
 def _counts(objects: Objects) -> tuple[Counter, Counter]:
@@ -24,14 +40,14 @@ def _counts(objects: Objects) -> tuple[Counter, Counter]:
 
 
 def _check_same_mean(fn, generator: torch.Generator) -> str | None:
-    for picture in PICTURES:
+    for picture in _pictures(generator):
         other = fn(list(picture))
         shown = f"for the picture {picture} you gave {other!r}"
         if not isinstance(other, Sequence) or isinstance(other, str) or any(len(tuple(o)) != 2 for o in other):
             return f"expected a list of pairs (shape, colour); {shown}"
         other = [tuple(pair) for pair in other]
         if len(other) != len(picture):
-            return f"the mean would have another number of objects: {shown}"
+            return f"give as many objects as the picture has, {len(picture)}: {shown}"
         (shapes, colours), (mine_shapes, mine_colours) = _counts(picture), _counts(other)
         if shapes != mine_shapes or colours != mine_colours:
             what = "shapes" if shapes != mine_shapes else "colours"
@@ -94,6 +110,10 @@ def _best_blind(types, answers) -> float:
     return sum(max(c.values()) for c in _tally(types, answers).values()) / len(answers)
 
 
+def _first(pair):
+    return pair[0]
+
+
 def _mean(values) -> float:
     values = list(values)
     return sum(values) / len(values)
@@ -127,6 +147,23 @@ BLIND = Exercise(
             ),
         ),
         Misconception(
+            "you counted every answer that is as common as the commonest; a model gives *one* answer to a question",
+            lambda types, answers: (
+                sum(n for c in _tally(types, answers).values() for n in c.values() if n == max(c.values()))
+                / len(answers)
+            ),
+        ),
+        Misconception(
+            "you counted within runs of neighbouring questions: those of one type need not stand together",
+            lambda types, answers: (
+                sum(
+                    max(Counter(a for _, a in run).values())
+                    for _, run in groupby(zip(types, answers, strict=True), _first)
+                )
+                / len(answers)
+            ),
+        ),
+        Misconception(
             "that is the number of questions answered right, not their share",
             lambda types, answers: sum(max(c.values()) for c in _tally(types, answers).values()),
         ),
@@ -142,7 +179,14 @@ BLIND = Exercise(
 # ------------------------------------------------------------------------------------------ 08.3 macro F1 of a parrot
 def _answer_counts(generator):
     drawn = [torch.randint(1, 40, (k,), generator=generator) for k in (2, 5, 12)]
-    return [([7, 3],), ([5],), ([10, 1, 1, 1, 1],), *((counts.tolist(),) for counts in drawn)]
+    return [
+        ([7, 3],),
+        ([5],),
+        ([10, 1, 1, 1, 1],),
+        ([1, 4, 2],),
+        ([6, 2, 6, 1],),
+        *((counts.tolist(),) for counts in drawn),
+    ]
 
 
 def _parrot(counts) -> float:
@@ -169,8 +213,17 @@ PARROT = Exercise(
             lambda counts: max(counts) / sum(counts) / len(counts),
         ),
         Misconception(
-            "you took the recall, which is 1 for the answer it gives; the precision is not",
+            "the answer it gives has been given an F1 of 1: its recall is 1, but it is predicted for *every* question, "
+            "also where it is wrong",
             lambda counts: 1 / len(counts),
+        ),
+        Misconception(
+            "that is right only where the commonest answer comes first in the list",
+            lambda counts: 2 * counts[0] / (sum(counts) + counts[0]) / len(counts),
+        ),
+        Misconception(
+            "where two answers are equally common, the parrot still gives *one* of them",
+            lambda counts: _parrot(counts) * list(counts).count(max(counts)),
         ),
         Misconception(
             "you weighted every answer's F1 by how often it is asked for: that is the weighted F1, in which the "
@@ -189,7 +242,7 @@ PARROT = Exercise(
 
 # ---------------------------------------------------------------------------------------------- 08.4 ten people
 def _numbers(generator):
-    return [(n,) for n in (0, 1, 2, 3, 4, 7, 10)]
+    return [(n,) for n in range(11)]
 
 
 def _ten_people(n: int) -> float:
@@ -203,8 +256,8 @@ TEN = Exercise(
     solution=_ten_people,
     misconceptions=[
         Misconception(
-            "that is min(1, n/3), which many repositories print; the official number leaves each of the ten out in "
-            "turn, and for those who said it only n − 1 others remain",
+            "that is min(1, n/3), which some repositories print; the official number leaves each of the ten out in "
+            "turn, and sometimes the one left out had given this very answer",
             lambda n: min(1.0, n / 3),
         ),
         Misconception(
@@ -219,6 +272,14 @@ TEN = Exercise(
         Misconception(
             "that is the majority's vote: the official score gives part of the mark to an answer of a minority",
             lambda n: float(n > 5),
+        ),
+        Misconception(
+            "the score of one case is never more than 1: where is the min?",
+            lambda n: (n * (n - 1) / 3 + (10 - n) * n / 3) / 10,
+        ),
+        Misconception(
+            "you left out only people who gave this answer; where nobody gave it, n − 1 is below 0",
+            lambda n: min(1.0, (n - 1) / 3),
         ),
         Misconception(
             "you added up the ten scores; it is their mean",
@@ -245,7 +306,17 @@ def _leaky(generator):
         if n == 4:
             scores[1] = torch.where(mask[1], -12.0 + scores[1], scores[1] + 4)  # nearly all weight on the padding
         cases.append((scores.softmax(dim=-1), mask))
+    mask = torch.tensor([[False, False, True, True], [True, False, True, False], [True] * 4])  # padding anywhere
+    cases.append(((4 * torch.randn(3, 4, generator=generator)).softmax(dim=-1), mask))
+    scores = torch.tensor([[-19.0, -18.0, -17.0, 0.0, 1.0], [-23.0, -22.0, 0.0, 1.0, 0.0]])  # hardly any on the words
+    cases.append((scores.softmax(dim=-1), torch.arange(5) < torch.tensor([[3], [2]])))
     return cases
+
+
+def _first_places(weights: Tensor, mask: Tensor) -> Tensor:
+    """As if the words were always the first places of a row."""
+    kept = weights * (torch.arange(mask.shape[1]) < mask.sum(dim=1, keepdim=True))
+    return kept / kept.sum(dim=1, keepdim=True)
 
 
 def _shared_out(weights: Tensor, mask: Tensor) -> Tensor:
@@ -280,8 +351,27 @@ REPAIR = Exercise(
             lambda weights, mask: mask / mask.sum(dim=-1, keepdim=True),
         ),
         Misconception(
-            "a constant in the denominator makes rows sum to less than 1, by most where little weight was on the words",
-            lambda weights, mask: weights * mask / ((weights * mask).sum(dim=-1, keepdim=True) + 1e-6),
+            "right on paper, but 1 − (the weight on padding) loses all its digits where nearly everything lies on "
+            "padding: there is a sum without a difference",
+            lambda weights, mask: weights * mask / (1 - (weights * ~mask).sum(dim=-1, keepdim=True)),
+        ),
+        Misconception(
+            "you took the first places for the words: padding may stand anywhere, and the mask says where",
+            _first_places,
+        ),
+        *(
+            Misconception(
+                "a constant in or below the denominator makes rows sum to less than 1, by most where little weight "
+                "was on the words",
+                wrong,
+            )
+            for tiny in (1e-5, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12)
+            for wrong in (
+                lambda weights, mask, tiny=tiny: weights * mask / ((weights * mask).sum(dim=-1, keepdim=True) + tiny),
+                lambda weights, mask, tiny=tiny: (
+                    weights * mask / (weights * mask).sum(-1, keepdim=True).clamp(min=tiny)
+                ),
+            )
         ),
         Misconception(
             "you divided by one sum for the whole batch: each question has its own",
