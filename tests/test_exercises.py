@@ -1,5 +1,8 @@
 """The machinery of exercises: what a check says, and that it never says the answer."""
 
+import functools
+import math
+
 import pytest
 import torch
 
@@ -126,3 +129,11 @@ def test_an_unknown_exercise_is_named():
         mm.check("99.7", lambda x: x)
     with pytest.raises(MMLearnError, match="no exercises for chapter '98'"):
         mm.check("98.1", lambda x: x)
+
+
+def test_infinity_is_equal_to_infinity_only():
+    same = functools.partial(exercises._same, atol=1e-5)
+    assert same(math.inf, math.inf)
+    assert same(math.nan, math.nan)
+    assert not any(same(number, math.inf) for number in (-math.inf, 0, 1e300, math.nan))
+    assert not any(same(math.inf, number) for number in (-math.inf, 0, 1e300, math.nan))

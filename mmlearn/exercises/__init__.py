@@ -7,6 +7,7 @@ Each chapter's exercises are a list ``EXERCISES`` in ``mmlearn/exercises/chNN.py
 import ast
 import importlib
 import inspect
+import math
 import os
 import signal
 import textwrap
@@ -179,7 +180,7 @@ def _same(a: Any, b: Any, atol: float) -> bool:
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, int | float) and isinstance(b, int | float):
-        return a == b or abs(a - b) <= atol * max(1.0, abs(b)) or (a != a and b != b)
+        return math.isclose(a, b, rel_tol=atol, abs_tol=atol) or (a != a and b != b)
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         return len(a) == len(b) and all(_same(x, y, atol) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict):
