@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ def _rows(generator):
         return [("red", "green", "blue", "yellow", "pink")[i] for i in torch.randint(k, (n,), generator=generator)]
 
     fixed = [["red", "blue"], ["red", "red", "red"], ["red", "blue", "green", "yellow"], ["red", "blue", "red"]]
+    fixed += [["pink", "pink", "red", "pink", "red"]]
     return [(row,) for row in [*fixed, ["green"], draw(6, 3), draw(7, 5), draw(5, 2)]]
 
 
@@ -29,7 +31,8 @@ LEAST_LOSS = Exercise(
     solution=lambda row: math.log(_arrangements(row)),
     misconceptions=[
         Misconception(
-            "you counted all n! orders, but exchanging two tiles of one colour changes nothing: divide such orders out",
+            "you counted all n! orders, but exchanging two tiles of one colour changes nothing: you "
+            "counted the same row several times",
             lambda row: math.log(math.factorial(len(row))),
         ),
         Misconception(
@@ -45,7 +48,31 @@ LEAST_LOSS = Exercise(
             "that is in bits; losses here are in nats, with the natural logarithm",
             lambda row: math.log2(_arrangements(row)),
         ),
-        Misconception("that is the number of arrangements; the loss is its logarithm", _arrangements),
+        Misconception(
+            "that is how many arrangements there are; which loss, in nats, has one who must guess among so many?",
+            _arrangements,
+        ),
+        Misconception(
+            "you divided by 2, 3, … for the number of *different* colours; what counts is how many tiles each one has",
+            lambda row: math.log(math.factorial(len(row)) / math.factorial(len(set(row)))),
+        ),
+        Misconception(
+            "that is the entropy of the colour of one tile; wanted is the loss of the whole row, where a colour that "
+            "was named is used up",
+            lambda row: -sum(n / len(row) * math.log(n / len(row)) for n in Counter(row).values()),
+        ),
+        Misconception(
+            "that is the loss of a tile; wanted is the sum over the row",
+            lambda row: math.log(_arrangements(row)) / len(row),
+        ),
+        Misconception(
+            "you divided once for every *tile*; equal tiles can be exchanged once for each colour",
+            lambda row: math.log(math.factorial(len(row)) / math.prod(math.factorial(row.count(c)) for c in row)),
+        ),
+        Misconception(
+            "that is the loss of one who knows nothing and guesses among four colours; here the counts are known",
+            lambda row: len(row) * math.log(4),
+        ),
         Misconception(
             "the sign is wrong: a loss is −ln(probability), and never negative",
             lambda row: -math.log(_arrangements(row)),
@@ -111,6 +138,25 @@ MIX = Exercise(
             lambda tokens, own, coin: torch.where(coin, own, tokens),
         ),
         Misconception(
+            "own[:, t] is what the model says *after* reading position t: it stands for the word at t + 1. You put it "
+            "in the place of the word that it came after (and replace the padding, too)",
+            lambda tokens, own, coin: torch.where(coin & (tokens != 2), own, tokens),
+        ),
+        Misconception(
+            "own[:, t] is what the model says *after* reading position t: it stands for the word at t + 1. You put it "
+            "in the place of the word that it came after (and replace <start>, too)",
+            lambda tokens, own, coin: torch.where(coin & (tokens != 0), own, tokens),
+        ),
+        Misconception(
+            "<end> never gives way in your answer. Only <start> and the padding are protected; where the true caption "
+            "ends, the model may have wanted to go on",
+            lambda tokens, own, coin: _mix(tokens, own, coin & (tokens != 3)),
+        ),
+        Misconception(
+            "you asked whether the word *before* is padding: at the first padded place a word goes in",
+            lambda tokens, own, coin: _mix_without(tokens, own, coin & (tokens.roll(1, 1) != 0), padding=False),
+        ),
+        Misconception(
             "you moved the model's words the wrong way: own[:, t] belongs to position t + 1, not t − 1",
             lambda tokens, own, coin: _keep(torch.where(coin, own.roll(-1, dims=1), tokens), tokens),
         ),
@@ -161,10 +207,34 @@ def _best(total: Tensor, beams: int, divisor: int | None = None) -> tuple[Tensor
     return index // divisor, index % divisor, best
 
 
+def _worst(total: Tensor, beams: int) -> tuple[Tensor, Tensor, Tensor]:
+    worst, index = total.flatten().topk(beams, largest=False)
+    return index // total.shape[1], index % total.shape[1], worst
+
+
 def _best_child_of_each(scores, log_probs):
     best, token = log_probs.max(dim=1)
     order = (scores + best).argsort(descending=True)
     return order, token[order], (scores + best)[order]
+
+
+def _in_order_of(order: Callable, scores, log_probs):
+    """The right children, in another order."""
+    parents, tokens, best = _best(scores[:, None] + log_probs, len(scores))
+    index = order(parents)
+    return parents[index], tokens[index], best[index]
+
+
+def _of_the_best_parent(scores, log_probs):
+    parent = int(scores.argmax())
+    best, token = log_probs[parent].topk(min(len(scores), log_probs.shape[1]))
+    return torch.full_like(token, parent), token, scores[parent] + best
+
+
+def _with_scores(change: Callable, scores, log_probs):
+    """The right children, with a score that is something else."""
+    parents, tokens, best = _best(scores[:, None] + log_probs, len(scores))
+    return parents, tokens, change(parents, tokens, best, log_probs)
 
 
 BEAM = Exercise(
@@ -177,6 +247,42 @@ BEAM = Exercise(
             "each beginning got exactly one child in your answer. They compete: a strong one may have several children "
             "and a weak one none",
             _best_child_of_each,
+        ),
+        Misconception(
+            "each beginning got exactly one child in your answer. They compete: a strong one may have several children "
+            "and a weak one none. (And the best child should come first.)",
+            lambda scores, log_probs: (
+                torch.arange(len(scores)),
+                log_probs.argmax(dim=1),
+                scores + log_probs.amax(dim=1),
+            ),
+        ),
+        Misconception(
+            "all your children have one parent: the best beginning so far. The others compete, too",
+            _of_the_best_parent,
+        ),
+        Misconception(
+            "the children are right, the order is not: the best comes first",
+            lambda scores, log_probs: _in_order_of(
+                lambda parents: torch.arange(len(parents)).flip(0), scores, log_probs
+            ),
+        ),
+        Misconception(
+            "the children are right, but they stand in the order of their parents: the best comes first",
+            lambda scores, log_probs: _in_order_of(lambda parents: parents.argsort(stable=True), scores, log_probs),
+        ),
+        Misconception(
+            "those are probabilities; the new scores are log probabilities, as the old ones are",
+            lambda scores, log_probs: _with_scores(lambda p, t, best, _: best.exp(), scores, log_probs),
+        ),
+        Misconception(
+            "parents and words are right, but the score is the new word's alone; the next step needs that of the whole "
+            "beginning",
+            lambda scores, log_probs: _with_scores(lambda p, t, _, table: table[p, t], scores, log_probs),
+        ),
+        Misconception(
+            "those are the least probable children: a log probability is negative, and the best is nearest to 0",
+            lambda scores, log_probs: _worst(scores[:, None] + log_probs, len(scores)),
         ),
         Misconception(
             "you compared the new words only: a child's score is its parent's score *plus* the word's log probability",
@@ -220,8 +326,8 @@ LEAST_PENALTY = Exercise(
             lambda n_words, n_places: 0.0,
         ),
         Misconception(
-            "that is one place, looked at wholly, for each word, and the others never: possible, but an even look at "
-            "all places costs less",
+            "that is one place, looked at wholly, for each word, and the others never: possible, but not the "
+            "cheapest: a word may spread its weights",
             lambda n_words, n_places: float(abs(n_places - n_words)),
         ),
         Misconception(
@@ -231,6 +337,31 @@ LEAST_PENALTY = Exercise(
         Misconception(
             "you squared the sum; the penalty is a sum of squares, and each place has its share of the gap only",
             lambda n_words, n_places: float((n_places - n_words) ** 2),
+        ),
+        Misconception(
+            "zero for more words than places? A place that is looked at too *much* costs as well",
+            lambda n_words, n_places: max(0, n_places - n_words) ** 2 / n_places,
+        ),
+        Misconception(
+            "that is one place, looked at wholly, for each word, as far as the places last: a word may spread its "
+            "weights, and a place that is looked at too much costs as well",
+            lambda n_words, n_places: float(max(0, n_places - n_words)),
+        ),
+        Misconception(
+            "that is the sum of the gaps, not of their squares: it can even be negative",
+            lambda n_words, n_places: float(n_places - n_words),
+        ),
+        Misconception(
+            "that has each word look at one place wholly, as evenly as whole looks allow: a word may "
+            "spread its weights",
+            lambda n_words, n_places: float(
+                (n_places - n_words % n_places) * (1 - n_words // n_places) ** 2
+                + n_words % n_places * (n_words // n_places) ** 2
+            ),
+        ),
+        Misconception(
+            "the value need not be a whole number: divide without rounding",
+            lambda n_words, n_places: (n_places - n_words) ** 2 // n_places,
         ),
         Misconception(
             "you exchanged words and places: the weights add up to 1 over the places, for each word",
@@ -251,11 +382,19 @@ def _likenesses(generator):
     return [(torch.rand(n, n, generator=generator) + torch.eye(n) * 2,) for n in (2, 3, 4, 5, 6, 8)] + [
         (torch.tensor([[5.0, 1.0, 1.2], [1.0, 1.0, 1.8], [1.3, 1.9, 0.5]]),),
         (torch.tensor([[1.0, 9.0, 0.0, 0.0], [4.0, 1.0, 4.0, 4.0], [3.0, 3.0, 7.0, 3.0], [9.0, 0.0, 0.0, 9.0]]),),
+        (torch.tensor([[0.9, 0.6, 0.5], [0.2, 0.1, 0.8], [0.3, 0.9, 0.9]]),),  # rows, columns and both differ
+        (torch.tensor([[1.0, -0.9, -0.8], [-0.2, 1.0, 0.1], [-0.3, -0.4, 1.0]]),),  # opposite sentences
     ]
 
 
 def _others(likeness: Tensor) -> Tensor:
     return likeness - torch.diag(likeness.diagonal())
+
+
+def _off_diagonal(likeness: Tensor) -> Tensor:
+    """Each row without its diagonal entry (S, S - 1)."""
+    n = len(likeness)
+    return likeness[~torch.eye(n, dtype=torch.bool)].view(n, n - 1)
 
 
 CONSENSUS = Exercise(
@@ -280,6 +419,28 @@ CONSENSUS = Exercise(
         Misconception(
             "one sentence that agrees strongly is not a consensus: take the mean over all others, not the largest",
             lambda likeness: int(_others(likeness).amax(dim=1).argmax()),
+        ),
+        Misconception(
+            "you compared each sentence's *smallest* number, as if one voice could forbid: take the "
+            "mean over all others",
+            lambda likeness: int(_off_diagonal(likeness).amin(dim=1).argmax()),
+        ),
+        Misconception(
+            "that is the middle one of the others' voices (the median); take the mean",
+            lambda likeness: int(_off_diagonal(likeness).median(dim=1).values.argmax()),
+        ),
+        Misconception(
+            "rows and columns are both in your sum: likeness[i, j] and likeness[j, i] are not the same, and only the "
+            "first scores sentence i",
+            lambda likeness: int((_others(likeness) + _others(likeness).T).sum(dim=1).argmax()),
+        ),
+        Misconception(
+            "you looked at the diagonal, a sentence judged by itself: it is the one thing that does not count",
+            lambda likeness: int(likeness.diagonal().argmax()),
+        ),
+        Misconception(
+            "that is the mean likeness; wanted is the *number* of the sentence that has it",
+            lambda likeness: float(_off_diagonal(likeness).mean(dim=1).max()),
         ),
         Misconception(
             "that is the sentence with which the others agree least",
