@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmlearn.errors import CheckpointError, ShapeError
-from mmlearn.nn.pretrained import Pretrained, number
+from mmlearn.nn.pretrained import Pretrained, number, substitute
 
 
 def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
@@ -325,7 +325,9 @@ class ResNet(Pretrained):
         Raises CheckpointError for what is no such state dict.
         """
         _check_state(state)
-        return cls._from_state(state, torchvision_name, "layer{}.", "fc.weight")
+        return cls._from_own(
+            {substitute(name, TORCHVISION_TO_OWN): value for name, value in state.items()}, torchvision_name
+        )
 
     @classmethod
     def from_transformers_state(cls, state: Mapping[str, Tensor]) -> "ResNet":
@@ -334,8 +336,7 @@ class ResNet(Pretrained):
         Raises CheckpointError for what is no such state dict.
         """
         _check_state(state)
-        state = {name.removeprefix("resnet."): value for name, value in state.items()}
-        return cls._from_state(state, transformers_name, "encoder.stages.{}.layers.", "classifier.1.weight")
+        return cls._from_own(cls.own_state(state), transformers_name)
 
     @classmethod
     def _read_config(cls, described: dict, shapes: dict[str, tuple[int, ...]]) -> ResNetConfig:
@@ -374,21 +375,32 @@ class ResNet(Pretrained):
         }
 
     @classmethod
-    def _from_state(cls, state: Mapping[str, Tensor], rename: Callable[[str], str], stage: str, head: str) -> "ResNet":
-        model = cls(_config_of(state, rename, stage, head))
-        own = {name: state[rename(name)] for name in model.state_dict() if rename(name) in state}
-        missing, unused = len(model.state_dict()) - len(own), len(state) - len(own)
+    def _from_own(cls, state: Mapping[str, Tensor], published: Callable[[str], str]) -> "ResNet":
+        """The model of a state dict under our names; `published` gives the name that its reader knows."""
+        model = cls(_config_of(state, published))
+        wanted = model.state_dict().keys()
+        missing, unused = len(wanted - state.keys()), len(state.keys() - wanted)
         if missing or unused:
             raise CheckpointError(
                 f"the state dict lacks {missing} tensors of this ResNet and holds {unused} unknown ones: "
                 "is it a plain ResNet with basic or bottleneck blocks?"
             )
         try:
-            model.load_state_dict(own)
+            model.load_state_dict(state)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise CheckpointError(f"the tensors of the state dict do not fit: {reason}") from None
         return model.eval()
+
+
+TORCHVISION_TO_OWN = (
+    (r"^conv1", "stem.conv"),
+    (r"^bn1", "stem.norm"),
+    (r"^layer(\d+)", lambda m: f"stages.{int(m[1]) - 1}"),
+    (r"\.bn(\d)", r".norm\1"),
+    (r"\.downsample", ".shortcut"),
+    (r"^fc", "head"),
+)
 
 
 def torchvision_name(name: str) -> str:
@@ -413,27 +425,21 @@ def transformers_name(name: str) -> str:
     return f"{start}.layer.{int(layer[-1]) - 1}.{kind}.{rest}"
 
 
-def _config_of(state: Mapping[str, Tensor], rename: Callable[[str], str], stage: str, head: str) -> ResNetConfig:
+def _config_of(state: Mapping[str, Tensor], published: Callable[[str], str]) -> ResNetConfig:
     """Read the sizes off the tensors themselves."""
-    first = rename("stem.conv.weight")
-    if first not in state:
-        raise CheckpointError(f"this is no ResNet's state dict: it has no {first!r}")
+    if "stem.conv.weight" not in state:
+        raise CheckpointError(f"this is no ResNet's state dict: it has no {published('stem.conv.weight')!r}")
     depths, widths = [], []
-    shift = int(stage.startswith("layer"))  # torchvision counts its stages from 1
-    while True:
-        start = stage.format(len(depths) + shift)
-        blocks = {name[len(start) :].split(".")[0] for name in state if name.startswith(start)}
-        conv = rename(f"stages.{len(depths)}.0.conv1.weight")
-        if not blocks or conv not in state:
-            break
-        depths.append(len(blocks))
+    while (conv := f"stages.{len(depths)}.0.conv1.weight") in state:
+        start = f"stages.{len(depths)}."
         widths.append(state[conv].shape[0])
-    stem = state[first]
+        depths.append(len({name[len(start) :].split(".")[0] for name in state if name.startswith(start)}))
+    stem = state["stem.conv.weight"]
     return ResNetConfig(
-        block="bottleneck" if rename("stages.0.0.conv3.weight") in state else "basic",
+        block="bottleneck" if "stages.0.0.conv3.weight" in state else "basic",
         depths=tuple(depths),
         widths=tuple(widths),
-        n_classes=state[head].shape[0] if head in state else 0,
+        n_classes=state["head.weight"].shape[0] if "head.weight" in state else 0,
         stem="large" if stem.shape[-1] == 7 else "small",
         stem_width=stem.shape[0],
         in_channels=stem.shape[1],
