@@ -214,8 +214,8 @@ class ShowAttendTell(Captioner):
     def look(self, state: State) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B S"]]:
         """What is seen from this state, and the weights of the places, which add up to 1."""
         asked = torch.tanh(state["keys"] + self.query(state["h"])[:, None])  # (B, S, A)
-        weights = self.score(asked)[..., 0].softmax(dim=-1)
-        seen = torch.bmm(weights[:, None], state["places"])[:, 0]
+        weights = self.score(asked).squeeze(2).softmax(dim=1)
+        seen = torch.bmm(weights[:, None], state["places"]).squeeze(1)
         if self.gate is not None:
             seen = self.gate(state["h"]).sigmoid() * seen
         return seen, weights
@@ -225,17 +225,19 @@ class ShowAttendTell(Captioner):
         into = self.cell.from_input.weight.split([self.config.d_model, state["places"].shape[-1]], dim=1)
         read = F.linear(words, into[0], self.cell.from_input.bias)  # the words' share, for all steps at once
         state = dict(state)  # the caller's stays as it was
-        names, outputs, maps = "hc"[: self.cell.n_states], [], []
-        for t in range(tokens.shape[1]):
+        names, outputs, looks, maps = "hc"[: self.cell.n_states], [], [], []
+        for read_now in read.unbind(dim=1):  # the gradient of read[:, t] would be zeros as large as read, T times
             if self.config.look == "before":
                 state["seen"], weights = self.look(state)
-            new = self.cell.update(read[:, t] + F.linear(state["seen"], into[1]), tuple(state[n] for n in names))
+            new = self.cell.update(read_now + F.linear(state["seen"], into[1]), tuple(state[n] for n in names))
             state = state | dict(zip(names, new, strict=True))
             if self.config.look == "after":
                 state["seen"], weights = self.look(state)
-            outputs.append(torch.cat([new[0], state["seen"]], dim=1))
+            outputs.append(new[0])
+            looks.append(state["seen"])
             maps.append(weights)
-        return words + self.show(torch.stack(outputs, dim=1)), state, torch.stack(maps, dim=1)
+        both = torch.cat([torch.stack(outputs, dim=1), torch.stack(looks, dim=1)], dim=2)
+        return words + self.show(both), state, torch.stack(maps, dim=1)
 
 
 def coordinates(grid: Float[Tensor, "B D P Q"]) -> Float[Tensor, "B 4 P Q"]:
