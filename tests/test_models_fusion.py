@@ -84,6 +84,18 @@ def test_every_word_sees_the_picture_and_rows_do_not_see_each_other(batch, fusio
     torch.testing.assert_close(model(other, text).words[0], before.words[0])
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_several_texts_a_picture_are_as_good_as_the_picture_several_times(batch, fusion):
+    images, (tokens, mask) = batch
+    model = build(fusion)
+    tokens, mask = torch.cat([tokens, tokens.flip(1)]), mask.repeat(2, 1)
+    several = model(images, (tokens, mask))
+    one_each = model(images.repeat_interleave(2, dim=0), (tokens, mask))
+    torch.testing.assert_close(several.words[mask], one_each.words[mask])
+    with pytest.raises(ShapeError, match="3 pictures but 4 texts"):
+        model(images, (tokens[:4], mask[:4]))
+
+
 def test_only_attention_lets_a_word_choose_where_to_look(batch):
     """Patches behind the class token reach the words through attention, and not through concatenation."""
     images, text = batch
@@ -122,6 +134,28 @@ def test_a_saved_model_is_read_back_equal_and_its_parts_open_in_transformers(tmp
     )
 
 
+def test_eyes_that_transformers_does_not_have_are_kept_under_our_names(tmp_path, batch):
+    import dataclasses
+
+    images, text = batch
+    torch.manual_seed(0)
+    eyes = dataclasses.replace(VISION, stem="convolutions", pool="mean")
+    model = MultimodalModel.build(eyes, LANGUAGE, config("merged"))
+    model(images, text)  # the stem's running means move
+    model.eval().save_pretrained(tmp_path)
+    again = MultimodalModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(again(images, text).words, model(images, text).words)
+    again.save_pretrained(tmp_path / "again")
+    twice = MultimodalModel.from_pretrained(tmp_path / "again")
+    torch.testing.assert_close(twice(images, text).words, model(images, text).words)
+    with pytest.raises(CheckpointError, match="'mmlearn-vit', expected 'vit'"):
+        MultimodalModel.from_pretrained(tmp_path, library="transformers")
+    described = json.loads((tmp_path / "vision" / "config.json").read_text())
+    (tmp_path / "vision" / "config.json").write_text(json.dumps(described | {"n_heads": 3}))
+    with pytest.raises(CheckpointError, match="config.json cannot be used"):
+        MultimodalModel.from_pretrained(tmp_path)
+
+
 def test_broken_folders_are_refused_by_name(tmp_path):
     build().save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
@@ -144,6 +178,12 @@ def test_a_part_that_is_missing_is_named_by_either_library(parts):
     for library in ("mmlearn", "transformers"):
         with pytest.raises(CheckpointError, match="nowhere"):
             MultimodalModel.from_parts(parts[0].parent / "nowhere", parts[1], config(), library=library)
+    state = load_file(parts[1] / "model.safetensors")
+    lost = next(name for name in state if name.endswith("key.weight"))
+    save_file({n: v for n, v in state.items() if n != lost}, parts[1] / "model.safetensors", metadata={"format": "pt"})
+    for library in ("mmlearn", "transformers"):
+        with pytest.raises(CheckpointError, match="lacks .*key.weight|lacks .*k_proj.weight"):
+            MultimodalModel.from_parts(*parts, config(), library=library)
     with pytest.raises(ValueError, match="library='keras'"):
         MultimodalModel.from_parts(*parts, config(), library="keras")
 
@@ -187,6 +227,8 @@ def test_numbers_that_do_not_fit_are_refused(unchecked, batch):
     images, text = batch
     with pytest.raises(ShapeError, match="2 pictures but 3 texts"):
         build()(images[:2], text)
+    with pytest.raises(ShapeError, match="3 pictures but 2 texts"):
+        build()(images, tuple(part[:2] for part in text))
     with pytest.raises(ValueError, match="fusion='sum'"):
         FusionConfig("sum")
     with pytest.raises(ShapeError, match="cannot be cut into"):

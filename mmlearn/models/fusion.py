@@ -58,6 +58,20 @@ class Fused(NamedTuple):
     words: Float[Tensor, "B T D"]
 
 
+class KeptViT(ViT):
+    """A ViT that transformers has no name for (a convolutional stem, say), written under our own names."""
+
+    model_type = "mmlearn-vit"
+    prefix, heads, to_own, to_published, ignored = "", (), (), (), ()
+
+    @classmethod
+    def _read_config(cls, described: dict, shapes: dict[str, tuple[int, ...]]) -> ViTConfig:
+        return ViTConfig(**{name: value for name, value in described.items() if name != "model_type"})
+
+    def _published_config(self) -> dict:
+        return asdict(self.config)
+
+
 class TransformersVision(nn.Module):
     """`ViTModel` of Hugging Face Transformers behind the interface of our ViT."""
 
@@ -71,6 +85,9 @@ class TransformersVision(nn.Module):
 
     def layers(self) -> nn.ModuleList:
         return self.vit.layers if hasattr(self.vit, "layers") else self.vit.encoder.layer
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.vit.save_pretrained(folder)
 
 
 class TransformersLanguage(nn.Module):
@@ -101,6 +118,23 @@ class VisionModel(nn.Module):
 
     def layers(self) -> nn.ModuleList:
         return self.vit.transformer.layers
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As transformers' ViTModel where it has such a model, else as a `KeptViT`."""
+        config = self.vit.config
+        if config.stem == "patches" and config.pool == "class":
+            return self.vit.save_pretrained(folder)
+        kept = KeptViT(config)
+        kept.load_state_dict(self.vit.state_dict())
+        kept.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "VisionModel":
+        """The ViT of a folder or of the Hub. Raises CheckpointError."""
+        kept = Path(folder, "config.json").is_file() and f'"{KeptViT.model_type}"' in Path(
+            folder, "config.json"
+        ).read_text(encoding="utf-8")
+        return cls((KeptViT if kept else ViT).from_pretrained(folder))
 
 
 class LanguageModel(nn.Module):
@@ -140,13 +174,17 @@ class MultimodalModel(nn.Module):
         self.word_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.LayerNorm(d), nn.Linear(d, language.vocab_size))
         self.answer_head = nn.Linear(d, config.n_answers) if config.n_answers else None
 
-    def forward(self, images: Float[Tensor, "B C H W"], text: tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]) -> Fused:
-        """Read a batch of pictures, each with its text. Raises ShapeError where their numbers differ."""
+    def forward(self, images: Float[Tensor, "B C H W"], text: tuple[Int[Tensor, "M T"], Bool[Tensor, "M T"]]) -> Fused:
+        """Read pictures, each with its text; or with several, K · B texts: the K of the first picture come first.
+
+        Each picture is looked at once. Raises ShapeError where the texts cannot be shared out.
+        """
         tokens, mask = text
-        if len(images) != len(tokens):
-            raise ShapeError(f"{len(images)} pictures but {len(tokens)} texts: give each picture its text")
-        seen, read = self.see(self.vision.tokens(images)), self.read(self.language(tokens, mask))
-        words = getattr(self, f"_{self.config.fusion}")(seen, read, mask)
+        texts, left = divmod(len(tokens), max(len(images), 1))
+        if left or not texts:
+            raise ShapeError(f"{len(images)} pictures but {len(tokens)} texts: give each picture as many texts")
+        seen = self.see(self.vision.tokens(images)).repeat_interleave(texts, dim=0)
+        words = getattr(self, f"_{self.config.fusion}")(seen, self.read(self.language(tokens, mask)), mask)
         return Fused(words[:, 0], words)
 
     def _concatenation(self, seen: Tensor, read: Tensor, mask: Tensor) -> Tensor:
@@ -210,20 +248,22 @@ class MultimodalModel(nn.Module):
         if library not in LIBRARIES:
             raise ValueError(f"library={library!r}: use one of {', '.join(LIBRARIES)}")
         if library == "mmlearn":
-            return cls(VisionModel(ViT.from_pretrained(vision)), LanguageModel(Bert.from_pretrained(language)), fusion)
-        from transformers import BertModel, ViTModel
+            return cls(VisionModel.from_pretrained(vision), LanguageModel(Bert.from_pretrained(language)), fusion)
+        import transformers
 
-        try:
-            vit = ViTModel.from_pretrained(vision, add_pooling_layer=False)
-            bert = BertModel.from_pretrained(language, add_pooling_layer=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"transformers cannot read {vision} and {language}: {error}") from None
+        vit, bert = (
+            _by_transformers(transformers.ViTModel, vision),
+            _by_transformers(transformers.BertModel, language),
+        )
         return cls(TransformersVision(vit), TransformersLanguage(bert), fusion)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `vision/` and `language/`, which transformers opens as ViTModel and BertModel, and the fusion."""
+        """Write `vision/` and `language/`, which transformers opens as ViTModel and BertModel, and the fusion.
+
+        Eyes that transformers has no class for (a convolutional stem) are written under our own names.
+        """
         folder = Path(folder)
-        self.vision.vit.save_pretrained(folder / "vision")
+        self.vision.save_pretrained(folder / "vision")
         self.language.bert.save_pretrained(folder / "language")
         state = {name: value for name, value in self.state_dict().items() if not name.startswith(ENCODERS)}
         write_pretrained(folder, {"model_type": "mmlearn-fusion", **asdict(self.config)}, state)
@@ -249,6 +289,19 @@ class MultimodalModel(nn.Module):
 
 
 ENCODERS = ("vision.", "language.")
+
+
+def _by_transformers(kind: type, name_or_folder: str | Path) -> nn.Module:
+    """A model of transformers, whole: it would fill what a checkpoint lacks with random numbers, and only warn."""
+    if Path(name_or_folder).is_dir():
+        read_config(Path(name_or_folder), kind.config_class.model_type)
+    try:
+        model, found = kind.from_pretrained(name_or_folder, add_pooling_layer=False, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"transformers cannot read {name_or_folder}: {error}") from None
+    if missing := sorted(found["missing_keys"]):
+        raise CheckpointError(f"{name_or_folder} lacks {missing[0]}: it is another model, or only a part of one")
+    return model
 
 
 def matching_loss(logits: Float[Tensor, " B"], together: Bool[Tensor, " B"]) -> Float[Tensor, ""]:
