@@ -62,7 +62,21 @@ def test_first_takes_one_wrong_label_a_picture(scores):
     assert slope.abs().sum() > 0
 
 
-@pytest.mark.parametrize("wrong", ["all", "first"])
+def test_hardest_is_the_wrong_label_of_highest_score(scores):
+    scores, labels = scores
+    ignore = torch.zeros(6, 9, dtype=torch.bool)
+    ignore[0, 4] = ignore[3, 0] = True
+    for kept in (None, ignore):
+        total = 0.0
+        for i, right in enumerate(labels.tolist()):
+            rivals = [scores[i, j] for j in range(9) if j != right and (kept is None or not kept[i, j])]
+            total = total + max(torch.tensor(0.0), 0.3 - scores[i, right] + max(rivals))
+        mine = hinge_rank_loss(scores, labels, 0.3, wrong="hardest", ignore=kept)
+        assert torch.allclose(mine, total / 6)
+        assert torch.allclose(gradient(mine, scores), gradient(total / 6, scores))
+
+
+@pytest.mark.parametrize("wrong", ["all", "first", "hardest"])
 def test_nothing_to_do_is_no_loss(wrong):
     scores = torch.tensor([[1.0, 0.8, -1.0]], requires_grad=True)
     loss = hinge_rank_loss(scores, torch.tensor([0]), wrong=wrong)
@@ -70,7 +84,7 @@ def test_nothing_to_do_is_no_loss(wrong):
     assert gradient(loss, scores).abs().sum() == 0
 
 
-@pytest.mark.parametrize("wrong", ["all", "first"])
+@pytest.mark.parametrize("wrong", ["all", "first", "hardest"])
 def test_what_is_ignored_is_never_wrong(scores, wrong):
     scores, labels = scores
     ignore = torch.zeros(6, 9, dtype=torch.bool)
@@ -150,5 +164,5 @@ def test_errors(unchecked):
         hinge_rank_loss(scores, torch.tensor([0]))
     with pytest.raises(ShapeError, match=r"outside 0 … 2: 0 … 3"):
         hinge_rank_loss(scores, torch.tensor([0, 3]))
-    with pytest.raises(ShapeError, match="'all' or 'first'"):
+    with pytest.raises(ShapeError, match="'all', 'first' or 'hardest'"):
         hinge_rank_loss(scores, torch.tensor([0, 1]), wrong="one")

@@ -65,7 +65,8 @@ def hinge_rank_loss(
         labels: the right one of each picture.
         wrong: "all" adds up all wrong labels; "first" takes the paper's short cut, the first label that violates the
             margin when they are tried in random order, and nothing where none does. The first of a random order is one
-            drawn evenly among those that violate, which is how it is computed.
+            drawn evenly among those that violate, which is how it is computed. "hardest" counts the wrong label of
+            highest score only (Faghri, Fleet, Kiros and Fidler, "VSE++", BMVC 2018).
         ignore: True where a label is right too and must not count as wrong: a synonym, another caption of the picture.
         generator: of the draws of "first".
 
@@ -77,6 +78,8 @@ def hinge_rank_loss(
     violation = violation.masked_fill(own if ignore is None else own | ignore, 0.0)
     if wrong == "all":
         return violation.sum(dim=1).mean()
+    if wrong == "hardest":
+        return violation.amax(dim=1).mean()
     lottery = torch.rand(scores.shape, generator=generator).to(scores.device)
     first = (lottery * (violation > 0)).argmax(dim=1, keepdim=True)
     return violation.gather(1, first).mean()
@@ -96,5 +99,5 @@ def _check(scores: Tensor, labels: Tensor, wrong: str) -> None:
         raise ShapeError(f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)}: expected (B, C) and (B,)")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < scores.shape[1]:
         raise ShapeError(f"a label lies outside 0 … {scores.shape[1] - 1}: {int(labels.min())} … {int(labels.max())}")
-    if wrong not in ("all", "first"):
-        raise ShapeError(f"wrong is {wrong!r}: choose 'all' or 'first'")
+    if wrong not in ("all", "first", "hardest"):
+        raise ShapeError(f"wrong is {wrong!r}: choose 'all', 'first' or 'hardest'")
