@@ -218,11 +218,13 @@ def _scan(cell: Cell, x, states, mask, backward: bool):
     """One cell over all steps, from the end if `backward`; outputs (B, T, H) and the last states."""
     if mask is not None:
         x = x.masked_fill(~mask[..., None], 0.0)
-    read = cell.from_input(x)  # the input's share of all steps at once: only the state's has to wait
-    steps = range(x.shape[1])
+    # the input's share of all steps at once: only the state's has to wait. unbind: the gradient of read[:, t] would
+    # be as large as read, at every step
+    read = cell.from_input(x).unbind(dim=1)
+    steps = range(len(read))
     outputs = []
     for t in reversed(steps) if backward else steps:
-        new = cell.update(read[:, t], states)
+        new = cell.update(read[t], states)
         shown = new[0]
         if mask is not None:
             keep = mask[:, t, None]
