@@ -190,14 +190,34 @@ def test_a_part_that_is_missing_is_named_by_either_library(parts):
 
 @pytest.mark.parametrize(("last_layers", "layers"), [(0, 0), (1, 1), (2, 2)])
 def test_encoders_can_be_frozen_partly_or_whole(batch, last_layers, layers):
-    model = build().train_encoders(last_layers)
+    model = build().train_encoders(last_layers, last_layers)
     model(*batch).pooled.sum().backward()
     for encoder in (model.vision, model.language):
         learning = [any(p.grad is not None for p in layer.parameters()) for layer in encoder.layers()]
         assert learning == [False] * (2 - layers) + [True] * layers
     assert model.language.bert.embedding.token.weight.grad is None
     assert model.see.weight.grad is not None
-    assert all(p.requires_grad for p in model.train_encoders(None).parameters())
+    assert all(p.requires_grad for p in model.train_encoders(None, None).parameters())
+
+
+def test_what_is_frozen_does_not_change_while_the_rest_learns(batch):
+    import dataclasses
+
+    images, text = batch
+    eyes = dataclasses.replace(VISION, stem="convolutions", dropout=0.5)
+    model = MultimodalModel.build(eyes, dataclasses.replace(LANGUAGE, dropout=0.5), config())
+    model.train().train_encoders(vision=0, language=1)
+    before = {name: value.clone() for name, value in model.vision.state_dict().items()}
+    seen = model.vision.tokens(images)
+    torch.testing.assert_close(model.vision.tokens(images), seen)  # no dropout
+    model(images, text)
+    for name, value in model.vision.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    bert = model.language.bert
+    assert not bert.embedding.training
+    assert [layer.training for layer in bert.transformer.layers] == [False, True]
+    assert model.train_encoders(None, None).vision.training
+    assert not model.eval().join.training
 
 
 def test_a_new_answer_head_keeps_the_rest(batch):

@@ -30,7 +30,7 @@ class FusionConfig:
 
     fusion: "concatenation" of one vector each; "merged" attention over all tokens of both; "cross"-attention, in
     which the words ask the picture. n_layers: layers after the encoders (not for "concatenation").
-    n_answers: classes of the answer head; 0 for none. Raises ShapeError or ValueError.
+    n_answers: classes of the answer head; 0 for none. d_ff: None means 4 · d_model. Raises ShapeError or ValueError.
     """
 
     fusion: str = "merged"
@@ -39,6 +39,7 @@ class FusionConfig:
     n_layers: int = 2
     n_answers: int = 0
     dropout: float = 0.0
+    d_ff: int | None = None
 
     def __post_init__(self):
         if self.fusion not in FUSIONS:
@@ -223,12 +224,25 @@ class MultimodalModel(nn.Module):
         model.load_state_dict(own, strict=False)
         return model
 
-    def train_encoders(self, last_layers: int | None) -> "MultimodalModel":
-        """Which part of the encoders learns: 0 frozen, n their last n layers, None all. The fusion always learns."""
-        for encoder in (self.vision, self.language):
+    def train_encoders(self, vision: int | None, language: int | None) -> "MultimodalModel":
+        """Which part of each encoder learns: 0 frozen, n its last n layers, None all. The fusion always learns.
+
+        A frozen encoder stays in evaluation mode: else dropout, and running means of a stem, would go on changing it.
+        """
+        for encoder, last_layers in ((self.vision, vision), (self.language, language)):
             encoder.requires_grad_(last_layers is None)
             for layer in list(encoder.layers())[-last_layers:] if last_layers else ():
                 layer.requires_grad_(True)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> "MultimodalModel":
+        """As for every module, but what is frozen does not follow."""
+        super().train(mode)
+        for encoder in (self.vision, self.language):
+            for part in encoder.modules():
+                own = [p.requires_grad for p in part.parameters()]
+                if own and not any(own):
+                    part.eval()
         return self
 
     @classmethod
