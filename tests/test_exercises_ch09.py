@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from mmlearn.nn import ViT, ViTConfig, patchify, unpatchify
+from mmlearn.nn import ViT, ViTConfig, patchify, resize_positions, unpatchify
 from tests.exercise_cases import assert_chapter, assert_wrong
 
 
@@ -61,6 +61,18 @@ def wrong_together_fold_transposed(patches, patch_size, rows, columns):
     return F.fold(patches.transpose(1, 2), size, patch_size, stride=patch_size).mT
 
 
+def wrong_together_colour_slowest(patches, patch_size, rows, columns):
+    x = patches.view(len(patches), -1, rows, columns, patch_size, patch_size)
+    return torch.einsum("bcrqij->bcriqj", x).reshape(len(patches), -1, rows * patch_size, columns * patch_size)
+
+
+def wrong_together_colour_first(patches, patch_size, rows, columns):
+    x = patches.reshape(len(patches), -1, rows, columns, patch_size, patch_size)
+    channels = x.shape[1]
+    x = x.permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(len(patches), channels, rows * patch_size, columns * patch_size)
+
+
 # ------------------------------------------------------------------------------------------ 09.2
 def right_price(height, width, patch_size, d_model):
     """Count, matrix by matrix."""
@@ -103,6 +115,21 @@ def wrong_positions_view(positions, old, new):
     grid = positions[:, 1:].reshape(1, positions.shape[2], *old)
     grid = F.interpolate(grid, size=new, mode="bicubic").flatten(2).transpose(1, 2)
     return torch.cat([positions[:, :1], grid], dim=1)
+
+
+def wrong_positions_new_shape_twice(positions, old, new):
+    grid = F.interpolate(positions[:, 1:].reshape(1, -1, *old), size=new, mode="bicubic")
+    return torch.cat([positions[:, :1], grid.reshape(1, new[0] * new[1], -1)], dim=1)
+
+
+def wrong_positions_class_averaged(positions, old, new):
+    out = right_positions(positions, old, new)
+    out[:, 0] = positions[:, 1:].mean(dim=1)
+    return out
+
+
+def resize_positions_of_a_square(positions, old, new):
+    return resize_positions(positions, new)
 
 
 def wrong_positions_line(positions, old, new):
@@ -155,6 +182,14 @@ def wrong_rollout_heads_apart(maps):
     return sum(_table([A[head : head + 1] for A in maps]) for head in range(len(maps[0]))).mean(0) / len(maps[0])
 
 
+def wrong_rollout_largest_rescaled(maps):
+    def step(A):
+        largest = F.normalize(A.amax(0), p=1, dim=-1)
+        return (largest + torch.eye(len(largest))) / 2
+
+    return _table(maps, step).mean(0)
+
+
 # ------------------------------------------------------------------------------------------ 09.5
 def right_epsilon(x, eps):
     """From the outputs themselves: the ratio of their lengths."""
@@ -180,6 +215,9 @@ WRONG = {
         (wrong_together_interleaved, "the other way round"),
         (wrong_together_package, "square"),
         (wrong_together_fold_transposed, "whole picture lies on its side"),
+        (wrong_together_colour_slowest, "the slowest of all numbers"),
+        (wrong_together_colour_first, "the place of a patch is the slowest"),
+        (lambda *given: right_together(*given).detach(), "no gradient"),
     ],
     "09.2": [
         (_counted(lambda h, w, p: h * w // p**2), "the class token is a token"),
@@ -194,6 +232,13 @@ WRONG = {
         (_counted(_all, weights=6), "four times wider"),
         (wrong_price_scores_without_width, "*of vectors*"),
         (wrong_price_weights_alone, "those are the weights"),
+        (lambda h, w, p, d: right_price(h, w, p, d) - (_all(h, w, p) - 1) * 12 * d * d, "for one token"),
+        (lambda h, w, p, d: right_price(h, w, p, d) - 2 * d * (2 * _all(h, w, p) - 1), "missing in the scores"),
+        (lambda h, w, p, d: 2 * right_price(h, w, p, d), "additions"),
+        (lambda h, w, p, d: 12 * right_price(h, w, p, d), "twelve layers"),
+        (lambda h, w, p, d: right_price(h, w, p, d) + (_all(h, w, p) - 1) * 3 * p * p * d, "before the first layer"),
+        (lambda h, w, p, d: _counted(lambda h, w, p: (h / p) * (w / p) + 1)(h, w, p, d), "it is a float"),
+        (lambda h, w, p, d: int(_counted(lambda h, w, p: (h / p) * (w / p) + 1)(h, w, p, d)), "no longer exact"),
     ],
     "09.3": [
         (wrong_positions_without_class, "position is lost"),
@@ -206,6 +251,13 @@ WRONG = {
         (_other("nearest"), "nearest place"),
         (_other(align_corners=True), "align_corners"),
         (wrong_positions_class_behind, "behind the others"),
+        (wrong_positions_new_shape_twice, "there and back"),
+        (_other(old_turned=True, new_turned=True), "and in the new one"),
+        (_other(antialias=True), "antialias"),
+        (lambda x, old, new: x if x.shape[1] == 1 + new[0] * new[1] else right_positions(x, old, new), "move all the"),
+        (wrong_positions_class_averaged, "keeps its own position"),
+        (lambda *given: right_positions(*given).detach(), "no gradient"),
+        (resize_positions_of_a_square, "square"),
     ],
     "09.4": [
         (wrong_rollout_forward, "wrong order"),
@@ -219,6 +271,13 @@ WRONG = {
         (lambda maps: _table(maps, lambda A: (A.amax(0) + torch.eye(A.shape[-1])) / 2).mean(0), "largest head"),
         (lambda maps: _table(maps[-1:]).mean(0), "last layer alone"),
         (_table, "whole table"),
+        (wrong_rollout_largest_rescaled, "largest head"),
+        (lambda maps: sum(A.mean((0, 1)) for A in maps) / len(maps), "side by side"),
+        (lambda maps: sum(_table([A]).mean(0) for A in maps) / len(maps), "side by side"),
+        (lambda maps: _table(maps).diagonal() / _table(maps).trace(), "kept of itself"),
+        (lambda maps: _table(maps).diagonal(), "kept of itself"),
+        (lambda maps: _table(maps)[:, 1:].mean(0), "left out the first patch"),
+        (lambda maps: _table(maps)[1:].mean(0), "left out the first patch"),
     ],
     "09.5": [
         (_from_variance(_own, lambda v, eps: v / (v + eps)), "root is missing"),
@@ -230,6 +289,10 @@ WRONG = {
         (_from_variance(lambda x: x.pow(2).mean(-1)), "takes the mean away first"),
         (_from_variance(lambda x: _own(x)[..., None]), "one for each token"),
         (_from_variance(_own, lambda v, eps: 1 - (v / (v + eps)) ** 0.5), "what is lost"),
+        (_from_variance(_own, lambda v, eps: (v / (v + eps * eps)) ** 0.5), "you squared it"),
+        (_from_variance(_own, lambda v, eps: v**0.5 / (v**0.5 + eps**0.5)), "one by one"),
+        (_from_variance(lambda x: _own(x).mean().expand(x.shape[:2])), "mean of their variances"),
+        (lambda x, eps: F.layer_norm(x, x.shape[-1:], eps=eps).square().sum(-1).sqrt(), "not the share"),
     ],
 }
 

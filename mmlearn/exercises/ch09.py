@@ -1,9 +1,26 @@
 """Exercises of chapter 09: patches back to pictures, the price of a finer grid, positions, rollout, epsilon."""
 
+import operator
+
 import torch
 import torch.nn.functional as F
 
 from mmlearn.exercises import Exercise, Misconception
+
+
+def _reaches(inputs, what):
+    """A `verify`: the answer is differentiable in its first argument; ``what`` is lost where it is not."""
+
+    def verify(fn, generator):
+        first, *others = inputs(generator)[0]
+        first.requires_grad_()
+        answer = fn(first, *others)
+        if not answer.requires_grad:
+            return f"the numbers are right, but no gradient comes back through them: {what}"
+        answer.sum().backward()
+        return None
+
+    return verify
 
 
 # ------------------------------------------------------------------------------------------ 09.1 together again
@@ -69,7 +86,18 @@ TOGETHER = Exercise(
             _together((0, 3, 4, 1, 5, 2)),
         ),
         Misconception("that is right for square pictures only: rows and columns are given, use both", _square),
+        Misconception(
+            "the colours come first only *inside* a patch: you took the colour for the slowest of all numbers, "
+            "the place of the patch is slower",
+            _together((0, 1, 2, 4, 3, 5), lambda p, rows, columns, channels: (channels, rows, columns, p, p)),
+        ),
+        Misconception(
+            "the place of a patch is the slowest number, its row and then its column: you put the colour between them "
+            "or before them",
+            _together((0, 3, 1, 4, 2, 5), lambda p, rows, columns, channels: (channels, rows, columns, p, p)),
+        ),
     ],
+    verify=_reaches(_rows_of_patches, "a network that draws could not be trained through the picture"),
     hints=[
         "Which three things must be known to find a number of the picture? Its colour, its row and its column. Row and "
         "column each fall into two parts: which patch, and where in the patch.",
@@ -92,6 +120,18 @@ def _price(tokens=lambda h, w, p: (h // p) * (w // p) + 1, each=lambda d: 12 * d
         return T * each(d_model) + pairs(T, d_model)
 
     return answer
+
+
+def _whole(fn, generator):
+    """A number of multiplications is a whole number, also where it is too large for a float."""
+    answer = fn(2**14, 2**14, 1, 2**10)
+    try:
+        answer = operator.index(answer)
+    except TypeError:
+        return f"the value is right, but it is a {type(answer).__name__}: asked is a whole number"
+    if answer != _price()(2**14, 2**14, 1, 2**10):
+        return "for a very large picture the value is no longer exact: no fraction may arise on the way"
+    return None
 
 
 PRICE = Exercise(
@@ -138,7 +178,28 @@ PRICE = Exercise(
         ),
         Misconception("the feed-forward network is four times wider than d_model", _price(each=lambda d: 6 * d * d)),
         Misconception("those are the weights: each token is multiplied by all of them", lambda h, w, p, d: 12 * d * d),
+        Misconception(
+            "every token is multiplied by all the weights: you counted the weights for one token",
+            lambda h, w, p, d: 12 * d * d + 2 * (h // p * (w // p) + 1) ** 2 * d,
+        ),
+        Misconception(
+            "the class token looks and is looked at like the others: it is missing in the scores and the mixing",
+            _price(pairs=lambda T, d: 2 * (T - 1) ** 2 * d),
+        ),
+        Misconception(
+            "that is twice too much: asked are the multiplications alone, not the additions that go with them",
+            lambda h, w, p, d: 2 * _price()(h, w, p, d),
+        ),
+        Misconception(
+            "that is a network of twelve layers: asked is the price of one",
+            lambda h, w, p, d: 12 * _price()(h, w, p, d),
+        ),
+        Misconception(
+            "the matrix that makes vectors out of patches stands before the first layer: asked is one layer",
+            lambda h, w, p, d: _price()(h, w, p, d) + h * w * 3 * d,
+        ),
     ],
+    verify=_whole,
     hints=[
         "How many tokens T are there? Then ask of each matrix: how many weights, and how often is it used?",
         "Each token meets every weight once: four matrices of d × d in attention, two of d × 4d in the feed-forward.",
@@ -187,6 +248,30 @@ def _one_line_of_places(positions, old, new):
     return torch.cat([positions[:, :1], x], dim=1)
 
 
+def _new_shape_twice(positions, old, new):
+    width = positions.shape[2]
+    x = F.interpolate(positions[:, 1:].reshape(1, width, *old), size=new, mode="bicubic")
+    return torch.cat([positions[:, :1], x.reshape(1, -1, width)], dim=1)
+
+
+def _both_turned(positions, old, new):
+    return _stretched()(positions, old[::-1], new[::-1])
+
+
+def _smoothed(positions, old, new):
+    x = positions[:, 1:].transpose(1, 2).unflatten(2, old)
+    x = F.interpolate(x, size=new, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    return torch.cat([positions[:, :1], x], dim=1)
+
+
+def _only_counted(positions, old, new):
+    return positions if old[0] * old[1] == new[0] * new[1] else _stretched()(positions, old, new)
+
+
+def _class_averaged(positions, old, new):
+    return torch.cat([positions[:, 1:].mean(1, keepdim=True), _stretched(keep=False)(positions, old, new)], dim=1)
+
+
 def _behind(positions, old, new):
     x = _stretched()(positions, old, new)
     return torch.cat([x[:, 1:], x[:, :1]], dim=1)
@@ -231,7 +316,25 @@ POSITIONS = Exercise(
             "align_corners=True lays the middles of the outermost patches on each other, but a patch is an area",
             _stretched(align=True),
         ),
+        Misconception(
+            "features and grid are exchanged by moving them (transpose), there and back, not by a new shape: now the "
+            "numbers of different places are mixed",
+            _new_shape_twice,
+        ),
+        Misconception(
+            "height and width are exchanged, in the old grid and in the new one: the places run from left to right, "
+            "then down",
+            _both_turned,
+        ),
+        Misconception(
+            "antialias=True smooths while it stretches, with another curve: plain bicubic is asked for", _smoothed
+        ),
+        Misconception("as many places, but a grid of another shape: they move all the same", _only_counted),
+        Misconception(
+            "the class token keeps its own position: yours comes from the places of the picture", _class_averaged
+        ),
     ],
+    verify=_reaches(_grids, "at the new size the positions could not be trained on"),
     hints=[
         "F.interpolate wants (1, features, height, width). What is the order of your dimensions?",
         "Cut off the first row, transpose(1, 2), unflatten(2, old); and all the way back afterwards.",
@@ -316,6 +419,36 @@ ROLLOUT = Exercise(
             lambda maps: _rolled()(maps[-1:]),
         ),
         Misconception("that is the whole table: average over the tokens that are pooled", _rolled(read=lambda R: R)),
+        Misconception(
+            "you took the largest head: here the mean of the heads was asked for",
+            _rolled(heads=lambda A: A.amax(dim=0) / A.amax(dim=0).sum(dim=-1, keepdim=True)),
+        ),
+        Misconception(
+            "the layers stand side by side in your answer: the second reads what the first has already mixed",
+            lambda maps: torch.stack([A.mean(dim=(0, 1)) for A in maps]).mean(dim=0),
+        ),
+        Misconception(
+            "the layers stand side by side in your answer: the second reads what the first has already mixed",
+            lambda maps: torch.stack([_rolled()([A]) for A in maps]).mean(dim=0),
+        ),
+        Misconception(
+            "that is what each token kept of itself: asked is what all tokens together hold of each patch",
+            _rolled(read=lambda R: R.diagonal() / R.diagonal().sum()),
+        ),
+        Misconception(
+            "that is what each token kept of itself: asked is what all tokens together hold of each patch",
+            _rolled(read=lambda R: R.diagonal()),
+        ),
+        Misconception(
+            "there is no class token here: you left out the first patch", _rolled(read=lambda R: R[:, 1:].mean(dim=0))
+        ),
+        Misconception(
+            "there is no class token here: you left out the first patch", _rolled(read=lambda R: R[1:].mean(dim=0))
+        ),
+        Misconception(
+            "there is no class token here: you left out the first patch",
+            _rolled(read=lambda R: R[1:, 1:].mean(dim=0)),
+        ),
     ],
     hints=[
         "After one layer, token i holds one half of itself and one half of what it read. Write this as a matrix.",
@@ -379,6 +512,22 @@ EPSILON = Exercise(
         Misconception(
             "that is what is lost; asked is what is left",
             lambda x, eps: 1 - (_variance(x) / (_variance(x) + eps)).sqrt(),
+        ),
+        Misconception(
+            "eps is added to the variance as it is: you squared it",
+            lambda x, eps: (_variance(x) / (_variance(x) + eps**2)).sqrt(),
+        ),
+        Misconception(
+            "the root is taken of the sum, not of the variance and of eps one by one",
+            lambda x, eps: _variance(x).sqrt() / (_variance(x).sqrt() + eps**0.5),
+        ),
+        Misconception(
+            "every token is normalised by itself: you took the mean of their variances",
+            lambda x, eps: (_variance(x).mean() / (_variance(x).mean() + eps)).sqrt().expand(x.shape[:-1]),
+        ),
+        Misconception(
+            "that is the length that is left, not the share of it: compare with the length without epsilon",
+            lambda x, eps: F.layer_norm(x, x.shape[-1:], eps=eps).norm(dim=-1),
         ),
     ],
     hints=[
