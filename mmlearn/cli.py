@@ -325,6 +325,7 @@ def open_lab(options) -> int:
     port, token = free_port(), secrets.token_urlsafe(16)
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", f"--port={port}", "-y"]
     command += ["--log-level=ERROR", *([page] if browser else ["--no-browser"])]
+    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in containers; Jupyter refuses otherwise
     environment = os.environ | {"JUPYTER_TOKEN": token}
