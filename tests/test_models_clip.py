@@ -9,7 +9,18 @@ import torch.nn.functional as F
 import mmlearn as mm
 from mmlearn.errors import CheckpointError, DataError, ShapeError
 from mmlearn.models import contrastive_loss, image_encoder
-from mmlearn.models.clip import CLIP, CLIPConfig, SigLIP, TowerConfig, sigmoid_loss
+from mmlearn.models.clip import (
+    CLIP,
+    CLIPConfig,
+    ResNetTower,
+    SigLIP,
+    TowerConfig,
+    cached_gradients,
+    class_vectors,
+    embed_all,
+    sigmoid_loss,
+    zero_shot,
+)
 from tests.lively import lively
 
 TEXT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -182,3 +193,64 @@ def test_what_does_not_fit_is_refused(unchecked, batch):
         CLIPConfig(30, patch_size=5)
     with pytest.raises(ShapeError, match="d_proj=128 must be 64"):
         SigLIP(CLIPConfig(30, TowerConfig(64)))
+
+
+@pytest.mark.parametrize(("kind", "loss"), [(CLIP, contrastive_loss), (SigLIP, sigmoid_loss)])
+@pytest.mark.parametrize("part", [1, 3, 4, 9])
+def test_gradients_in_parts_equal_those_of_the_whole_batch(batch, kind, loss, part):
+    images, tokens = batch
+    whole, parts = small(kind).double().train(), small(kind).double().train()
+    value = loss(whole(images.double(), tokens))
+    value.backward()
+    torch.testing.assert_close(cached_gradients(parts, images.double(), tokens, loss, part), value.detach())
+    for (name, one), other in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, msg=name)
+
+
+def test_gradients_in_parts_are_added_to_what_is_there(batch):
+    model = small().train()
+    cached_gradients(model, *batch, contrastive_loss, 2)
+    once = model.log_scale.grad.clone()
+    cached_gradients(model, *batch, contrastive_loss, 2)
+    torch.testing.assert_close(model.log_scale.grad, 2 * once)
+    assert once != 0
+
+
+def test_a_residual_tower_sees_where_things_stand():
+    torch.manual_seed(0)
+    tower = ResNetTower(16, (8, 16), n_heads=2).eval()
+    images = torch.randn(2, 3, 16, 16)
+    assert tower(images).shape == (2, 16)
+    assert tower.d_model == 16
+    assert not torch.allclose(tower(images), tower(images.roll(4, dims=3)), atol=1e-4)
+    with pytest.raises(ShapeError, match="cannot be halved 2 times"):
+        ResNetTower(18, (8, 16))
+
+
+def test_a_residual_tower_refuses_another_size(unchecked):
+    with pytest.raises(ShapeError, match="give 64 places, not 16"):
+        ResNetTower(16, (8, 16), n_heads=2)(torch.zeros(2, 3, 32, 32))
+
+
+def test_many_are_embedded_in_evaluation_mode_and_the_mode_comes_back(batch):
+    images, tokens = batch
+    model = CLIP(CLIPConfig(30, text=TowerConfig(16, 2, 1), d_proj=8), vision=ResNetTower(8, (8,), 2)).train()
+    vectors = embed_all(model, images, batch_size=3)
+    assert model.training
+    assert not vectors.requires_grad
+    torch.testing.assert_close(vectors, model.eval().embed_images(images).detach())
+    with pytest.raises(ShapeError, match="one of the two"):
+        embed_all(model, images, tokens)
+
+
+def test_class_vectors_and_zero_shot_by_hand(batch):
+    images, tokens = batch
+    model = small()
+    prompts = tokens.view(2, 2, -1)
+    expected = model.embed_text(tokens).view(2, 2, -1).mean(1)
+    classes = class_vectors(model, prompts)
+    torch.testing.assert_close(classes, (expected / expected.norm(dim=1, keepdim=True)).detach())
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6]])
+    share, chosen = zero_shot(vectors, torch.eye(2), torch.tensor([0, 1, 0, 0]))
+    assert share == 0.75
+    assert chosen.tolist() == [0, 1, 1, 0]

@@ -5,6 +5,7 @@ Chapter 13 builds everything here by hand.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mmlearn.errors import CheckpointError, DataError, ShapeError
 from mmlearn.models.two_tower import MAX_SCALE
+from mmlearn.nn.cnn import BasicBlock
 from mmlearn.nn.pretrained import Pretrained, number, published_stack, read_stack
 from mmlearn.nn.transformer import FeedForward, Transformer, TransformerConfig, check_tokens
 
@@ -86,6 +88,36 @@ class PatchTower(nn.Module):
         return self.transformer(self.embed(images))
 
 
+class ResNetTower(nn.Module):
+    """Residual blocks and attention pooling: the mean of all places asks the places (section 2.4 of the paper).
+
+    image_size: in pixels; a stride-2 stem and one halving between stages leave a grid of
+    image_size / 2 ** len(widths) places a side. The last width is `d_model`.
+    """
+
+    def __init__(self, image_size: int = 32, widths: tuple[int, ...] = (32, 64, 128), n_heads: int = 4):
+        super().__init__()
+        if image_size % 2 ** len(widths):
+            raise ShapeError(f"a picture of {image_size} pixels cannot be halved {len(widths)} times")
+        self.d_model = widths[-1]
+        layers = [nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
+        for before, width in zip((widths[0], *widths), widths, strict=False):
+            layers.append(BasicBlock(before, width, stride=1 if len(layers) == 3 else 2))
+        self.blocks = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        places = (image_size // 2 ** len(widths)) ** 2
+        self.positions = nn.Parameter(torch.randn(1 + places, self.d_model) * self.d_model**-0.5)
+        self.attention = nn.MultiheadAttention(self.d_model, n_heads, batch_first=True)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        x = self.blocks(images.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2)
+        if 1 + x.shape[1] != len(self.positions):
+            raise ShapeError(
+                f"pictures of {tuple(images.shape)} give {x.shape[1]} places, not {len(self.positions) - 1}"
+            )
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positions
+        return self.attention(x[:, :1], x, x, need_weights=False)[0][:, 0]
+
+
 class TextTower(nn.Module):
     """Tokens to vectors; CLIP reads from the left only (causal), SigLIP to both sides."""
 
@@ -113,8 +145,8 @@ class CLIP(Pretrained):
     """Two towers whose unit vectors agree for a picture and its text.
 
     vision: None for a Vision Transformer, or a module from pictures (B, C, H, W) to vectors (B, d_model) with the
-    attribute `d_model`, such as `image_encoder("convnet")` (the paper's ResNets). Checkpoints as
-    "openai/clip-vit-base-patch32" can be read and written.
+    attribute `d_model`, such as `ResNetTower()` (the paper's ResNets, in small) or `image_encoder("convnet")`.
+    Checkpoints as "openai/clip-vit-base-patch32" can be read and written.
     """
 
     model_type = "clip"
@@ -192,7 +224,11 @@ class CLIP(Pretrained):
 
     def forward(self, images: Float[Tensor, "B C H W"], tokens: Int[Tensor, "N T"]) -> Float[Tensor, "B N"]:
         """The logits of every picture with every text."""
-        return self.scale * self.embed_images(images) @ self.embed_text(tokens).T
+        return self.compare(self.embed_images(images), self.embed_text(tokens))
+
+    def compare(self, images: Float[Tensor, "B P"], texts: Float[Tensor, "N P"]) -> Float[Tensor, "B N"]:
+        """The logits of unit vectors."""
+        return self.scale * images @ texts.T
 
     @classmethod
     def _read_config(cls, described: dict, shapes: dict[str, tuple[int, ...]]) -> CLIPConfig:
@@ -281,7 +317,11 @@ class SigLIP(Pretrained):
 
     def forward(self, images: Float[Tensor, "B C H W"], tokens: Int[Tensor, "N T"]) -> Float[Tensor, "B N"]:
         """The logits that each picture and each text belong together."""
-        return self.log_scale.exp() * self.embed_images(images) @ self.embed_text(tokens).T + self.logit_bias
+        return self.compare(self.embed_images(images), self.embed_text(tokens))
+
+    def compare(self, images: Float[Tensor, "B P"], texts: Float[Tensor, "N P"]) -> Float[Tensor, "B N"]:
+        """The logits of unit vectors."""
+        return self.log_scale.exp() * images @ texts.T + self.logit_bias
 
     @classmethod
     def _read_config(cls, described: dict, shapes: dict[str, tuple[int, ...]]) -> CLIPConfig:
@@ -307,6 +347,66 @@ def sigmoid_loss(logits: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
         raise ShapeError(f"the logits have shape {tuple(logits.shape)}, expected a square: one text for each picture")
     signs = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
     return -F.logsigmoid(signs * logits).sum() / len(logits)
+
+
+def cached_gradients(
+    model: CLIP | SigLIP,
+    images: Float[Tensor, "B C H W"],
+    tokens: Int[Tensor, "B T"],
+    loss: Callable[[Tensor], Tensor],
+    part: int,
+) -> Float[Tensor, ""]:
+    """Add the gradients of `loss(model(images, tokens))` while only `part` pairs at a time are held for them.
+
+    The batch is embedded twice: first without a graph, to get the loss and its gradient for every vector; then part
+    by part, each part's vectors carrying that gradient back. Equal to one pass where a picture's vector does not
+    depend on its neighbours (no batch normalisation, no dropout). Returns the loss, detached.
+
+    Source: Gao, Zhang, Han and Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+    RepL4NLP 2021.
+    """
+    if part < 1:
+        raise ShapeError(f"part is {part}, expected 1 or more pairs at a time")
+    pieces = list(zip(images.split(part), tokens.split(part), strict=True))
+    with torch.no_grad():
+        seen = torch.cat([model.embed_images(x) for x, _ in pieces])
+        read = torch.cat([model.embed_text(t) for _, t in pieces])
+    seen.requires_grad_(), read.requires_grad_()
+    value = loss(model.compare(seen, read))
+    value.backward()  # reaches the scale, and stops at the vectors
+    for (x, t), from_seen, from_read in zip(pieces, seen.grad.split(part), read.grad.split(part), strict=True):
+        torch.autograd.backward([model.embed_images(x), model.embed_text(t)], [from_seen, from_read])
+    return value.detach()
+
+
+@torch.no_grad()
+def embed_all(
+    model: CLIP | SigLIP, images: Tensor | None = None, tokens: Tensor | None = None, batch_size: int = 250
+) -> Float[Tensor, "N P"]:
+    """Unit vectors of many normalised pictures *or* many texts, in evaluation mode, without gradients, on the CPU."""
+    if (images is None) == (tokens is None):
+        raise ShapeError("embed_all takes images or tokens, one of the two")
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    embed, inputs = (model.embed_text, tokens) if images is None else (model.embed_images, images)
+    vectors = torch.cat([embed(piece.to(device)).cpu() for piece in inputs.split(batch_size)])
+    model.train(was_training)
+    return vectors
+
+
+def class_vectors(model: CLIP | SigLIP, prompts: Int[Tensor, "C M T"]) -> Float[Tensor, "C P"]:
+    """One unit vector a class from its M prompts: the mean of their unit vectors, normalised again (section 3.1.4)."""
+    return F.normalize(
+        embed_all(model, tokens=prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2]).mean(dim=1), dim=-1
+    )
+
+
+def zero_shot(
+    vectors: Float[Tensor, "N P"], classes: Float[Tensor, "C P"], labels: Int[Tensor, " N"]
+) -> tuple[float, Int[Tensor, " N"]]:
+    """Share of pictures whose own class has the highest cosine (0…1), and the class chosen for each."""
+    chosen = (vectors @ classes.T).argmax(dim=1)
+    return (chosen == labels).double().mean().item(), chosen
 
 
 def _read_sizes(described: dict, d_proj: int, **more) -> CLIPConfig:
