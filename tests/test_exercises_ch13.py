@@ -8,7 +8,7 @@ from mmlearn.models import contrastive_loss, sigmoid_loss
 from tests.exercise_cases import assert_chapter, assert_right, assert_wrong
 
 
-# 13.1 -------------------------------------------------------------------------------------------------
+# 13.4 -------------------------------------------------------------------------------------------------
 def _asked(scores, owner, skip):
     """Mean over both directions of -log of the right share, by loops; skip(i, j) leaves cell j of row i out."""
     total = 0.0
@@ -48,7 +48,7 @@ def wrong_nothing_left(scores, owner):
     return contrastive_loss(scores.masked_fill(owner[:, None] == owner, -torch.inf))
 
 
-# 13.2 -------------------------------------------------------------------------------------------------
+# 13.3 -------------------------------------------------------------------------------------------------
 def right_pairs(scores):
     n, total = len(scores), scores.new_zeros(())
     for i in range(n):
@@ -79,7 +79,7 @@ def wrong_softmax(scores):
     return contrastive_loss(scores)
 
 
-# 13.3 -------------------------------------------------------------------------------------------------
+# 13.2 -------------------------------------------------------------------------------------------------
 def right_ensemble(vectors):
     rows = []
     for one in vectors:
@@ -106,7 +106,7 @@ def wrong_over_classes(vectors):
     return middle / middle.norm(dim=0)
 
 
-# 13.4 -------------------------------------------------------------------------------------------------
+# 13.1 -------------------------------------------------------------------------------------------------
 def right_scaled(cosines, log_scale):
     return cosines * min(math.exp(min(log_scale.item(), 10)), 100.0)
 
@@ -132,27 +132,27 @@ def wrong_linear(cosines, log_scale):
 
 
 WRONG = {
-    "13.1": [
+    "13.4": [
         (wrong_all_rivals, "still count as wrong answers"),
         (wrong_zero, "still a candidate"),
         (wrong_positives, "neither right nor wrong"),
         (wrong_one_way, "only pictures ask"),
         (wrong_nothing_left, "no rival of itself"),
     ],
-    "13.2": [
+    "13.3": [
         (wrong_mean, "the mean over all cells"),
         (wrong_positive_only, "the wrong pairs are missing"),
         (wrong_log, "an infinite loss"),
         (wrong_epsilon, "hides large mistakes"),
         (wrong_softmax, "that is a softmax"),
     ],
-    "13.3": [
+    "13.2": [
         (wrong_short, "shorter than 1"),
         (wrong_other_axis, "mixed the classes"),
         (wrong_one_length, "one common length"),
         (wrong_over_classes, "over the classes"),
     ],
-    "13.4": [
+    "13.1": [
         (wrong_unclipped, "a limit is missing"),
         (wrong_late, "far too late"),
         (wrong_temperature, "one *over* the temperature"),
@@ -160,7 +160,7 @@ WRONG = {
         (wrong_linear, "the *logarithm*"),
     ],
 }
-RIGHT = {"13.1": right_rivals, "13.2": right_pairs, "13.3": right_ensemble, "13.4": right_scaled}
+RIGHT = {"13.4": right_rivals, "13.3": right_pairs, "13.2": right_ensemble, "13.1": right_scaled}
 
 
 def test_chapter():
@@ -168,16 +168,16 @@ def test_chapter():
 
 
 def test_ways_of_writing_that_are_right_too():
-    assert_right("13.2", sigmoid_loss)
-    assert_right("13.3", lambda x: x.sum(1) / x.sum(1).norm(dim=-1, keepdim=True))
-    assert_right("13.4", lambda c, s: torch.minimum(s.exp(), torch.tensor(100.0)) * c)
+    assert_right("13.3", sigmoid_loss)
+    assert_right("13.2", lambda x: x.sum(1) / x.sum(1).norm(dim=-1, keepdim=True))
+    assert_right("13.1", lambda c, s: torch.minimum(s.exp(), torch.tensor(100.0)) * c)
 
     def by_minus_a_lot(scores, owner):
         same = (owner[:, None] == owner).fill_diagonal_(False)
         return contrastive_loss(scores - 1e9 * same)
 
-    assert_right("13.1", by_minus_a_lot)
+    assert_right("13.4", by_minus_a_lot)
 
 
 def test_a_blank_return_is_told():
-    assert_wrong("13.3", lambda vectors: None, "is there a return statement")
+    assert_wrong("13.2", lambda vectors: None, "is there a return statement")
