@@ -1,4 +1,4 @@
-"""Exercises of chapter 13: a clipped scale, a class from many prompts, yes or no for every pair, no rivals of one picture."""
+"""Exercises of chapter 13: a clipped scale, a class from many prompts, yes or no for every pair, no own rivals."""
 
 import torch
 import torch.nn.functional as F
