@@ -1,6 +1,7 @@
 """The multimodal model: equal with either library's parts, and each fusion does what its name says."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import mmlearn as mm
 from mmlearn.errors import CheckpointError, ShapeError
-from mmlearn.models.fusion import FUSIONS, FusionConfig, MultimodalModel, masked_word_loss, matching_loss
+from mmlearn.models.fusion import FUSIONS, FusionConfig, MultimodalModel, VisionModel, masked_word_loss, matching_loss
 from mmlearn.nn import BertConfig, ViTConfig
 from tests.lively import lively
 
@@ -268,3 +269,10 @@ def test_one_batch_can_be_learned_by_heart(batch, fusion):
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
+
+
+@pytest.mark.parametrize("broken", [b"\xff{", b"[]", b'{"model_type": "mmlearn-vit'])
+def test_eyes_whose_config_cannot_be_read_are_refused(tmp_path, broken):
+    (tmp_path / "config.json").write_bytes(broken)
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
+        VisionModel.from_pretrained(tmp_path)

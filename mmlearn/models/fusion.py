@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmlearn.errors import CheckpointError, ShapeError
 from mmlearn.nn import Bert, BertConfig, Transformer, TransformerConfig, ViT, ViTConfig
 from mmlearn.nn.bert import IGNORE
-from mmlearn.nn.pretrained import read_config, read_headers, read_tensors, write_pretrained
+from mmlearn.nn.pretrained import locate, read_any_config, read_config, read_headers, read_tensors, write_pretrained
 
 FUSIONS = ("concatenation", "merged", "cross")
 LIBRARIES = ("mmlearn", "transformers")
@@ -132,9 +132,8 @@ class VisionModel(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "VisionModel":
         """The ViT of a folder or of the Hub. Raises CheckpointError."""
-        kept = Path(folder, "config.json").is_file() and f'"{KeptViT.model_type}"' in Path(
-            folder, "config.json"
-        ).read_text(encoding="utf-8")
+        folder = locate(folder)
+        kept = read_any_config(folder).get("model_type") == KeptViT.model_type
         return cls((KeptViT if kept else ViT).from_pretrained(folder))
 
 

@@ -126,16 +126,22 @@ def locate(name_or_folder: str | Path) -> Path:
 
 def read_config(folder: Path, model_type: str) -> dict:
     """`config.json` of a folder. Raises CheckpointError where it is missing, broken or of another model."""
+    described = read_any_config(folder)
+    found = described.get("model_type")
+    if found != model_type:
+        raise CheckpointError(f"{folder} holds a model of type {found!r}, expected {model_type!r}")
+    return described
+
+
+def read_any_config(folder: Path) -> dict:
+    """`config.json` of a folder, of whatever model. Raises CheckpointError where it is missing or broken."""
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{folder} holds no readable config.json: pass a folder that save_pretrained wrote"
         ) from error
-    found = described.get("model_type") if isinstance(described, dict) else None
-    if found != model_type:
-        raise CheckpointError(f"{folder} holds a model of type {found!r}, expected {model_type!r}")
-    return described
+    return described if isinstance(described, dict) else {}
 
 
 def write_pretrained(folder: str | Path, described: dict, state: Mapping[str, Tensor]) -> None:
